@@ -1,0 +1,1 @@
+//! A Redis-protocol key-value server on Veloq.

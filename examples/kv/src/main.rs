@@ -1,0 +1,2 @@
+//! The `kv` server program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Buffers that an operation owns while the kernel uses them.

@@ -1,0 +1,3 @@
+//! The portable half of the kernel connection.
+
+pub mod waiter;

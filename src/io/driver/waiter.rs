@@ -1,0 +1,123 @@
+//! Who is told when an operation has its answer.
+//!
+//! The I/O layer knows nothing of tasks. What it must call upwards is handed to it as a [`Waiter`]: either an ordinary
+//! [`Waker`], or an opaque counted reference to the task that is being polled right now, with a vtable that the runtime
+//! supplies. The second kind costs no atomic instruction: it never leaves the worker, so its count is a plain integer.
+//!
+//! Order of events: before it polls a task, the executor calls [`run_as`] with that task's reference. An operation that
+//! must wait asks [`Waiter::of`] with the poll's context. When the context's waker is the running task's own, the
+//! operation gets a counted reference to the task; when a combinator such as `FuturesUnordered` put a waker of its own
+//! there, it gets a clone of that. Operations refresh their waiter at each poll, so a future may move between tasks.
+#![expect(unsafe_code, reason = "a hand-written vtable, as in std's RawWaker, but single-threaded and counted")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::task::{Context, Waker};
+
+/// What a runtime supplies so that the I/O layer can hold and wake its tasks without knowing them.
+///
+/// All three functions are called on the worker that owns the task, and only there.
+#[derive(Debug)]
+pub(crate) struct WaiterVTable {
+    /// Adds one to the task's count of waiters.
+    pub(crate) retain: unsafe fn(*const ()),
+    /// Makes the task ready and takes one from its count of waiters.
+    pub(crate) wake: unsafe fn(*const ()),
+    /// Takes one from the task's count of waiters.
+    pub(crate) release: unsafe fn(*const ()),
+}
+
+/// An uncounted name of a task: the data pointer of its waker, and how to count and wake it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawWaiter {
+    /// Equal to `Waker::data` of the task's own waker.
+    pub(crate) data: *const (),
+    /// The runtime's functions for `data`.
+    pub(crate) vtable: &'static WaiterVTable,
+}
+
+thread_local! {
+    /// The task that is being polled on this thread, if any.
+    static RUNNING: Cell<Option<RawWaiter>> = const { Cell::new(None) };
+}
+
+/// Polls (in `poll`) the task that `task` names, so that operations in it can wait as that task.
+///
+/// # Safety
+///
+/// Until `poll` returns, `task.data` must name a live task of the worker that runs on this thread, and the functions of
+/// `task.vtable` must be sound to call on it from this thread. References retained meanwhile are given back on the same
+/// worker.
+pub(crate) unsafe fn run_as<R>(task: RawWaiter, poll: impl FnOnce() -> R) -> R {
+    /// Puts the outer task back even if `poll` unwinds.
+    struct Restore(Option<RawWaiter>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            RUNNING.set(self.0);
+        }
+    }
+    let _restore = Restore(RUNNING.replace(Some(task)));
+    poll()
+}
+
+/// The one to tell when an operation has its answer. Neither `Send` nor `Sync`.
+pub(crate) enum Waiter {
+    /// The task that was polled when the operation was; counted in the task, so the task's memory is there.
+    Task(TaskRef),
+    /// Anything else that can be woken.
+    Waker(Waker),
+}
+
+impl Waiter {
+    /// The waiter that stands for `cx`.
+    pub(crate) fn of(cx: &Context<'_>) -> Waiter {
+        match RUNNING.get() {
+            Some(task) if std::ptr::eq(task.data, cx.waker().data()) => {
+                // SAFETY: `run_as` vouches for `task` until its poll returns, and we are inside that poll.
+                unsafe { (task.vtable.retain)(task.data) };
+                Waiter::Task(TaskRef(task))
+            }
+            _ => Waiter::Waker(cx.waker().clone()),
+        }
+    }
+
+    /// Whether waking `self` would wake what `cx` stands for, so that it need not be replaced.
+    pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
+        match self {
+            Waiter::Task(task) => std::ptr::eq(task.0.data, cx.waker().data()),
+            Waiter::Waker(waker) => waker.will_wake(cx.waker()),
+        }
+    }
+
+    /// Tells it. A `Waker` is foreign code: no borrow of the driver may be held here.
+    pub(crate) fn wake(self) {
+        match self {
+            Waiter::Task(task) => {
+                let raw = task.0;
+                std::mem::forget(task);
+                // SAFETY: `task` held one count, which this call consumes; it was made on this worker and is `!Send`.
+                unsafe { (raw.vtable.wake)(raw.data) };
+            }
+            Waiter::Waker(waker) => waker.wake(),
+        }
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Waiter::Task(task) => f.debug_tuple("Task").field(&task.0.data).finish(),
+            Waiter::Waker(waker) => f.debug_tuple("Waker").field(waker).finish(),
+        }
+    }
+}
+
+/// One count in a task's number of waiters. `!Send`, because it holds raw pointers.
+pub(crate) struct TaskRef(RawWaiter);
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        // SAFETY: `self` holds one count, made on this worker and never sent from it.
+        unsafe { (self.0.vtable.release)(self.0.data) };
+    }
+}

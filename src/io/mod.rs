@@ -1,0 +1,5 @@
+//! Owned-buffer I/O: buffers, operations, and the driver that carries them to the kernel.
+
+#[cfg(not(loom))]
+pub mod buf;
+pub mod driver;

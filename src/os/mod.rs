@@ -1,0 +1,1 @@
+//! The operating systems' own calls: mapping memory, affinity, limits.

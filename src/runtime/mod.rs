@@ -1,0 +1,1 @@
+//! Workers, tasks, timers and the mesh.
