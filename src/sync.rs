@@ -1,1 +1,127 @@
 //! One shim for everything two threads may touch at once: std's atomics and cells, or loom's under `--cfg loom`.
+//!
+//! A concurrent module of Veloq takes its atomics, its fences, its `Arc`, its cells and its thread-locals from here and
+//! from nowhere else. So the very code that ships is the code that loom runs through every interleaving (and every
+//! value that a relaxed load may legally return); there is no second copy of a protocol that could drift from the first.
+//!
+//! | here | in a program | under `--cfg loom` |
+//! |---|---|---|
+//! | [`atomic`], [`Arc`] | std | loom: explores what the memory model allows; counts an `Arc` that was leaked |
+//! | [`Cell`], [`UnsafeCell`] | std | loom: an access that no happens-before edge orders is a failure |
+//! | [`per_thread!`] | a const thread-local without destructor | loom's, since loom's threads share one thread of the system |
+//!
+//! **Mutants.** A model that cannot fail proves nothing. At each place where an ordering, a fence or a second look is
+//! what makes a protocol right, the code asks [`mutant`] whether to leave it out. In a program the answer is a constant
+//! `false`, and the question is gone after compilation. In a model, `model::catches` puts that one bug back and
+//! asserts that loom finds it; `model::holds` asserts that without it nothing is found.
+
+#[cfg(not(loom))]
+mod real {
+    pub(crate) use std::cell::Cell;
+    pub(crate) use std::sync::{Arc, atomic};
+
+    /// [`std::cell::UnsafeCell`] with loom's interface: the pointer is lent for the length of a call.
+    #[derive(Debug, Default)]
+    #[repr(transparent)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        /// A cell that holds `value`.
+        #[inline]
+        pub(crate) const fn new(value: T) -> UnsafeCell<T> {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
+
+        /// Lends the pointer for reading. Loom fails if a write is not ordered before or after the call.
+        #[inline]
+        pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
+            read(self.0.get())
+        }
+
+        /// Lends the pointer for writing. Loom fails if any access is not ordered before or after the call.
+        #[inline]
+        pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
+            write(self.0.get())
+        }
+    }
+
+    /// Whether the bug of this name is put back: never, in a program.
+    #[inline(always)]
+    pub(crate) const fn mutant(_name: &str) -> bool {
+        false
+    }
+
+    /// Declares a thread-local of `Copy` values that needs no destructor, so that it can be read at any time.
+    macro_rules! per_thread {
+        ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr;) => {
+            std::thread_local! { $(#[$attr])* static $name: $type = const { $init }; }
+        };
+    }
+    pub(crate) use per_thread;
+}
+
+#[cfg(loom)]
+mod real {
+    pub(crate) use loom::cell::{Cell, UnsafeCell};
+    pub(crate) use loom::sync::{Arc, atomic};
+
+    /// Whether the bug of this name is put back, by [`model::catches`](super::model::catches).
+    pub(crate) fn mutant(name: &str) -> bool {
+        super::model::MUTANT.get() == Some(name)
+    }
+
+    /// Declares a thread-local, one per thread of the model.
+    macro_rules! per_thread {
+        ($(#[$attr:meta])* static $name:ident: $type:ty = $init:expr;) => {
+            loom::thread_local! { $(#[$attr])* static $name: $type = $init; }
+        };
+    }
+    pub(crate) use per_thread;
+}
+
+#[expect(
+    unused_imports,
+    reason = "the shim offers one set to all modules; which of them use what changes"
+)]
+pub(crate) use real::{Arc, Cell, UnsafeCell, atomic, mutant, per_thread};
+
+/// Runs models: the code as it is must hold, and the code with one bug put back must be caught.
+#[cfg(loom)]
+pub(crate) mod model {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// The bug that is put back in the model that runs on this thread. All of a model's threads share one thread of
+        /// the system (loom switches between stacks), and models that run side by side do not share it.
+        pub(super) static MUTANT: Cell<Option<&'static str>> = const { Cell::new(None) };
+    }
+
+    /// Involuntary switches per execution. Loom's authors found that two or three uncover almost every bug; each more
+    /// multiplies the time.
+    #[cfg(test)]
+    const PREEMPTIONS_MAX: usize = 3;
+
+    /// Asserts that `model` holds in every interleaving.
+    #[cfg(test)]
+    pub(crate) fn holds(model: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS_MAX));
+        builder.check(model);
+    }
+
+    /// Asserts that `model` fails in some interleaving once the bug `mutant` is put back.
+    #[cfg(test)]
+    pub(crate) fn catches(mutant: &'static str, model: impl Fn() + Send + Sync + 'static) {
+        /// Takes the bug out again, even if the assertion below unwinds.
+        struct TakeOut;
+        impl Drop for TakeOut {
+            fn drop(&mut self) {
+                MUTANT.set(None);
+            }
+        }
+        MUTANT.set(Some(mutant));
+        let _take_out = TakeOut;
+        let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| holds(model)));
+        assert!(verdict.is_err(), "the model does not notice the bug {mutant:?}");
+    }
+}
