@@ -1,1 +1,3 @@
 //! Workers, tasks, timers and the mesh.
+
+pub(crate) mod mesh;

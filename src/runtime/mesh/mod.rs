@@ -1,0 +1,15 @@
+//! The mesh: how workers talk to each other without sharing anything.
+//!
+//! Workers share no queue and no lock. Each ordered pair of them has a [`ring`] of its own, with one thread
+//! that pushes and one that pops, and a *doorbell* at the receiver's end that says which of its rings to look
+//! into. The order of events:
+//!
+//! 1. The sender pushes into its ring for that receiver, as often as its turn gives it reason to, and
+//!    publishes once.
+//! 2. Then it rings: one bit in the receiver's doorbell, and a wake-up only if the receiver sleeps.
+//! 3. The receiver's next turn takes the bits, and from each ring that has one, what it holds.
+//!
+//! A ring is bounded. A value that does not fit comes back to its sender, who keeps it: a slow receiver is
+//! felt where the work comes from, and nowhere else.
+
+pub(crate) mod ring;
