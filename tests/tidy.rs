@@ -16,10 +16,34 @@ use std::path::Path;
 /// The files that may hold `unsafe`, each with what for. `unsafe` anywhere else does not compile (`unsafe_code = "deny"`), and
 /// the lint is re-opened nowhere but here.
 const UNSAFE: &[(&str, &str)] = &[
+    ("src/io/buf/arena.rs", "raw pointers to a header that lives until the last block is back"),
+    ("src/io/buf/fixed.rs", "owns raw memory, part of it uninitialised"),
+    ("src/io/buf/io_buf.rs", "the promises that buffers make to the kernel, made for each type by hand"),
+    ("src/io/buf/owned.rs", "shares with all threads what only one of them can reach"),
+    (
+        "src/io/buf/returns.rs",
+        "the home of a block may be freed by another thread the moment the block is given back",
+    ),
+    ("src/io/buf/ring.rs", "raw pointers to a header that lives until the last buffer is back"),
+    ("src/io/buf/slice.rs", "the promises of a buffer, restated for a range"),
+    ("src/io/buf/vectored.rs", "the promises of a buffer, restated for a list"),
+    ("src/io/driver/descriptor.rs", "the kernel hands out numbers; here one becomes an owner"),
+    ("src/io/driver/mod.rs", "declares what the encoding of an operation promises about its pointers"),
     ("src/io/driver/slab.rs", "slots are shared with the kernel through pointers that outlive any borrow"),
+    ("src/io/driver/uring/misc.rs", "shows the kernel addresses inside operations in their slots"),
+    ("src/io/driver/uring/mod.rs", "enters the ring, and shows the kernel addresses of what slots own"),
+    ("src/io/driver/uring/receive_ring.rs", "shares a ring of addresses with the kernel"),
+    ("src/io/driver/uring/setup.rs", "one registration that the io-uring crate ties to a borrowed submitter"),
     (
         "src/io/driver/waiter.rs",
-        "a waiter is an opaque counted reference with a vtable that the runtime supplies",
+        "a hand-written vtable over an opaque counted reference that the runtime supplies",
+    ),
+    ("src/io/op/mod.rs", "a completed read says how many bytes of a buffer the kernel initialised"),
+    ("src/os/linux/map.rs", "maps and unmaps memory"),
+    ("src/runtime/mesh/ring.rs", "slots are uninitialised memory that two threads hand to each other"),
+    (
+        "src/runtime/task/state.rs",
+        "the owner's words are plain memory in a header that other threads can see",
     ),
 ];
 
@@ -54,10 +78,18 @@ const PLATFORMS: &[(&str, &str)] = &[
 
 /// Who may read std's clocks. Everybody else asks the Context, so that the same code runs on virtual time.
 const CLOCKS: &[(&str, &str)] = &[
-    ("src/runtime/timer.rs", "the one clock of a worker, real or virtual"),
+    ("src/runtime/timer/", "the one clock of a worker, real or virtual"),
     ("examples/kv/", "a server tells its clients the time of day"),
     ("benches/", "a benchmark measures"),
     ("tests/", "a watchdog ends a test that hangs"),
+];
+
+/// Who may take atomics from std and not from `src/sync.rs`, where loom can get between.
+const ATOMICS: &[(&str, &str)] = &[
+    ("src/sync.rs", "the shim itself"),
+    ("src/io/buf/arena.rs", "numbers and flags by which nothing is published"),
+    ("src/io/driver/uring/receive_ring.rs", "the other side is the kernel, which loom cannot run"),
+    ("src/runtime/task/state.rs", "numbers of tasks, by which nothing is published"),
 ];
 
 /// Names that say nothing: a better noun is at hand, or the thing is two things.
@@ -165,6 +197,24 @@ fn clocks_read_elsewhere_are_seen() {
 }
 
 #[test]
+fn atomics_come_from_the_shim() {
+    obeyed(atomics);
+}
+
+#[test]
+fn atomics_from_elsewhere_are_seen() {
+    caught(atomics, "src/net/tcp.rs", "use std::sync::atomic::AtomicU64;");
+    caught(atomics, "src/net/tcp.rs", "use std::sync::{Arc, atomic};");
+    caught(atomics, "src/net/tcp.rs", "fn f() { core::sync::atomic::fence(o) }");
+    passes(
+        atomics,
+        "src/net/tcp.rs",
+        "use crate::sync::atomic::AtomicU64;\nmod tests {\n use std::sync::atomic::AtomicU64;\n}",
+    );
+    passes(atomics, "examples/kv/src/main.rs", "use std::sync::atomic::AtomicU64;");
+}
+
+#[test]
 fn files_open_with_prose_and_keep_to_the_page() {
     obeyed(page);
 }
@@ -259,6 +309,35 @@ fn links_in_documents_lead_somewhere() {
 }
 
 #[test]
+fn what_documents_name_exists() {
+    // A document that names a file or a test which has gone, or never came, promises what nobody keeps.
+    const FOLDERS: &[&str] =
+        &["src/", "tests/", "scripts/", "examples/", "docs/", "crates/", "benches/", ".ci/"];
+    let functions: BTreeSet<String> = sources()
+        .iter()
+        .flat_map(|source| {
+            source.tokens.windows(2).filter(|pair| pair[0].text == "fn").map(|pair| pair[1].text.clone())
+        })
+        .collect();
+    let mut complaints = String::new();
+    for path in files(".md") {
+        for span in code_spans(&read(&path)) {
+            let plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+            let a_path = plain && FOLDERS.iter().any(|folder| span.starts_with(folder));
+            if a_path && !root().join(&span).exists() {
+                let _ = writeln!(complaints, "{path}: there is no {span}");
+            }
+            let claim = span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if claim && span.matches('_').count() >= 3 && !functions.contains(&span) {
+                let _ = writeln!(complaints, "{path}: there is no test {span}");
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "\n{complaints}");
+    assert_eq!(code_spans("a `b` c\n```sh\n`d`\n```\n`e\nf` g"), ["b", "e\nf"]);
+}
+
+#[test]
 fn the_index_of_the_documents_is_complete() {
     let index = links(&read("docs/README.md"));
     let missing: Vec<_> = entries("docs")
@@ -299,7 +378,7 @@ fn layers(source: &Source) -> Vec<String> {
             );
         }
         let Some(backend) = backend(&path) else { continue };
-        if backend_of(&module) != Some(backend) && !listed(NAMES_BACKENDS, &source.path) {
+        if self::backend(&module) != Some(backend) && !listed(NAMES_BACKENDS, &source.path) {
             let advice = format!("go through `PlatformDriver`; only the seam names the backend `{backend}`");
             complaints.push(source.at(line, &advice));
         }
@@ -310,11 +389,14 @@ fn layers(source: &Source) -> Vec<String> {
 /// `unsafe` stands in the files of [`UNSAFE`] and re-opens the lint there, for the whole file.
 fn unsafe_listed(source: &Source) -> Vec<String> {
     let listed = listed(UNSAFE, &source.path);
-    let reopened = source.code.contains("#![expect(unsafe_code,");
+    let reopened = source
+        .tokens
+        .windows(3)
+        .any(|three| three.iter().map(|token| &token.text).eq(["expect", "(", "unsafe_code"]));
     let mut complaints = Vec::new();
     if listed && !reopened {
         complaints.push(
-            source.at(1, "it is in UNSAFE, but does not open with `#![expect(unsafe_code, reason = ..)]`"),
+            source.at(1, "it is in UNSAFE, but has no `#![expect(unsafe_code, reason = ..)]` of its own"),
         );
     }
     let held = source.tokens.iter().find(|token| matches!(token.text.as_str(), "unsafe" | "unsafe_code"));
@@ -373,6 +455,27 @@ fn clocks(source: &Source) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// The library's atomics come from `crate::sync`, so that loom runs the code that ships.
+fn atomics(source: &Source) -> Vec<String> {
+    if source.module().is_none() || listed(ATOMICS, &source.path) {
+        return Vec::new();
+    }
+    let from_std = |path: &[String]| match path {
+        [root, sync, atomic, ..] => {
+            matches!(root.as_str(), "std" | "core") && sync == "sync" && atomic == "atomic"
+        }
+        _ => false,
+    };
+    let paths = source.paths();
+    // Tests stand last, and their counters need no model.
+    let tests = source.tokens.windows(2).find(|pair| pair[0].text == "mod" && pair[1].text == "tests");
+    let end = tests.map_or(usize::MAX, |pair| pair[0].line);
+    let taken = paths.iter().filter(|(line, path)| *line < end && from_std(path));
+    taken
+        .map(|(line, _)| source.at(*line, "take atomics from `crate::sync`, so that loom can explore this"))
+        .collect()
 }
 
 /// A file opens with prose, and its lines are clean.
@@ -464,11 +567,6 @@ fn backend(path: &[String]) -> Option<&'static str> {
     (io == "io" && driver == "driver").then_some(*backend)
 }
 
-/// The backend that a module belongs to.
-fn backend_of(module: &[String]) -> Option<&'static str> {
-    backend(module)
-}
-
 /// Whether a table lets this file pass: by its path, or by its folder's.
 fn listed(table: &[(&str, &str)], path: &str) -> bool {
     table.iter().any(|(entry, _)| if entry.ends_with('/') { path.starts_with(entry) } else { path == *entry })
@@ -495,9 +593,7 @@ struct Source {
     /// From the root of the tree, with `/`.
     path: String,
     text: String,
-    /// The text with comments and the insides of literals blanked out: line for line as long as the text.
-    code: String,
-    /// The text with everything but comments blanked out.
+    /// The text with everything but comments blanked out: line for line as long as the text.
     comments: String,
     /// The code's words, its `::`, and every other sign by itself.
     tokens: Vec<Token>,
@@ -512,7 +608,7 @@ impl Source {
     fn new(path: &str, text: &str) -> Self {
         let (code, comments) = cut(text);
         let tokens = tokens(&code);
-        Self { path: path.to_owned(), text: text.to_owned(), code, comments, tokens }
+        Self { path: path.to_owned(), text: text.to_owned(), comments, tokens }
     }
 
     fn at(&self, line: usize, advice: &str) -> String {
@@ -845,23 +941,19 @@ fn executable(_path: &str) -> bool {
 
 /// Where a document's links lead, inside the tree: no anchors, no addresses, nothing that stands in code.
 fn links(document: &str) -> Vec<String> {
-    let mut links = Vec::new();
-    for (index, part) in document.split("```").enumerate() {
-        if index % 2 == 1 {
-            continue;
-        }
-        for (index, prose) in part.split('`').enumerate() {
-            if index % 2 == 1 {
-                continue;
-            }
-            links.extend(prose.split("](").skip(1).filter_map(|rest| {
-                let target = rest.split(')').next()?.split('#').next()?;
-                (!target.is_empty() && !target.contains("://") && !target.starts_with("mailto:"))
-                    .then(|| target.to_owned())
-            }));
-        }
-    }
-    links
+    let prose = document.split("```").step_by(2).flat_map(|part| part.split('`').step_by(2));
+    prose
+        .flat_map(|prose| prose.split("](").skip(1))
+        .filter_map(|rest| rest.split(')').next()?.split('#').next())
+        .filter(|target| !target.is_empty() && !target.contains("://") && !target.starts_with("mailto:"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What a document sets as code within its prose.
+fn code_spans(document: &str) -> Vec<String> {
+    let parts = document.split("```").step_by(2);
+    parts.flat_map(|part| part.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
 
 /// The fenced blocks of a document.
