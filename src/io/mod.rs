@@ -3,3 +3,7 @@
 #[cfg(not(loom))]
 pub mod buf;
 pub mod driver;
+#[cfg(not(loom))]
+pub(crate) mod op;
+#[cfg(not(loom))]
+pub(crate) mod stash;

@@ -1,3 +1,641 @@
 //! The portable half of the kernel connection.
+//!
+//! A worker has one driver: the [`StableSlab`] that owns every operation in flight, and one backend ([`Driver`]) that
+//! speaks to the kernel. [`PlatformDriver`] is the choice among the backends that this build holds. I/O objects and
+//! futures reach the driver through a [`DriverHandle`], a counted reference that never leaves its thread.
+//!
+//! ```text
+//! Op::poll ─▶ DriverHandle::submit ─▶ StableSlab::insert ─▶ PlatformOp::encode ─▶ Driver::submit ─▶ (kernel)
+//!                                                                                                     │
+//! Op::poll ◀─ waiter woken ◀─ StableSlab::complete ◀─ Driver::process_completions / Driver::park ◀────┘
+//! ```
+//!
+//! Wakers and destructors are user code, and may come back here (submit, drop another operation). So no borrow of the
+//! driver is held while they run: the slab notes what is to be told or dropped, and [`DriverHandle`] does it when the
+//! borrow has ended.
+//!
+//! To add an operation: declare it in `io::op` (its fields, its [`OpLifecycle`]), then write its encoding for each
+//! backend in the file of the same name (its [`PlatformOp`]).
 
-pub mod waiter;
+mod capability;
+mod completion;
+mod descriptor;
+mod op;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
+mod slab;
+mod token;
+mod unpark;
+#[cfg(target_os = "linux")]
+pub(crate) mod uring;
+pub(crate) mod waiter;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use capability::{Capabilities, Feature, Refusal, Unavailable};
+pub use completion::{Completion, Resource, Yields};
+pub(crate) use descriptor::DirectTable;
+pub(crate) use descriptor::own_fd;
+pub use descriptor::{Descriptor, DirectDescriptor, SharedDescriptor};
+pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
+pub use token::Token;
+pub(crate) use unpark::Unparker;
+
+use crate::io::buf::{BuddyPool, BufPool, FixedBuf};
+use slab::{Abandon, Notice, PayloadType, StableSlab};
+use waiter::Waiter;
+
+/// The seals: traits that only this crate can implement, until 1.0.
+pub(crate) mod sealed {
+    /// Nothing outside this crate is an operation.
+    pub trait Sealed {}
+}
+
+/// How large the driver's parts are, and what it may use.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DriverConfig {
+    /// Entries of the submission ring; a power of two. More operations than this wait in a backlog, they are not
+    /// refused. 256 entries are 16 KiB, and one kernel entry seldom carries more.
+    pub ring_entries: u32,
+    /// Operations in flight at most; the next gets a typed error. A slot takes about 400 bytes, so the default of
+    /// 1,048,576 is a bound against runaway programs, not a reservation.
+    pub operations_max: u32,
+    /// Indices in the table of direct descriptors; 0 for none.
+    pub direct_descriptors: u32,
+    /// Buffers in the receive ring, a power of two up to 32,768; 0 for none.
+    pub receive_buffers: u16,
+    /// Bytes of each buffer in the receive ring.
+    pub receive_buffer_bytes: u32,
+    /// Kernel worker threads at most for bounded work (files), and for unbounded work (what cannot be polled).
+    pub kernel_workers_max: [u32; 2],
+    /// Features to do without, by the names in [`Capabilities`]; for tests, and to work around a broken kernel.
+    pub without: Vec<&'static str>,
+}
+
+impl Default for DriverConfig {
+    fn default() -> DriverConfig {
+        DriverConfig {
+            ring_entries: 256,
+            operations_max: 1 << 20,
+            direct_descriptors: 1024,
+            receive_buffers: 128,
+            receive_buffer_bytes: 16 * 1024,
+            kernel_workers_max: [16, 64],
+            without: Vec::new(),
+        }
+    }
+}
+
+/// What a driver has done so far. Every number only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DriverCounters {
+    /// System calls that entered the ring or waited at the port.
+    pub entries: u64,
+    /// Entries among them that were allowed to sleep.
+    pub parks: u64,
+    /// Operations shown to the kernel.
+    pub submitted: u64,
+    /// Answers reaped, of any kind.
+    pub completions: u64,
+    /// Operations that had to wait because the submission ring was full.
+    pub backlogged: u64,
+    /// Cancellations asked of the kernel.
+    pub cancels: u64,
+    /// Cancellations that found their operation and stopped it.
+    pub cancels_won: u64,
+    /// Cancellations that came too late.
+    pub cancels_lost: u64,
+    /// Answers to operations that were abandoned.
+    pub abandoned: u64,
+    /// Descriptors that an abandoned operation yielded, and that were closed or kept for the next caller.
+    pub descriptors_reclaimed: u64,
+    /// Answers whose token named no operation.
+    pub stale: u64,
+    /// Operations too large for their slot.
+    pub boxed: u64,
+    /// Times the kernel found the receive ring empty.
+    pub receive_ring_dry: u64,
+}
+
+/// One backend: what a kernel connection must be able to do. All methods run on the worker's thread.
+///
+/// A backend owns no operation: slots do. It gets the slab with each call, arms what it has shown to the kernel, and
+/// stores completions there.
+pub(crate) trait Driver: Sized + 'static {
+    /// One request as the kernel takes it.
+    type Entry;
+
+    /// Queues a request. It is armed at once, or waits in the backlog (its slot stays queued) if the ring is full.
+    fn submit(&mut self, slab: &mut StableSlab, token: Token, entry: Self::Entry);
+
+    /// Asks the kernel to cancel an armed operation.
+    fn cancel(&mut self, token: Token);
+
+    /// Submits what is queued and stores what has completed. Makes no system call if there is neither.
+    fn process_completions(&mut self, slab: &mut StableSlab) -> io::Result<()>;
+
+    /// The same, and sleeps until there is a completion, a wake from the [`Unparker`], or the clock reaches
+    /// `deadline_ns`.
+    fn park(&mut self, slab: &mut StableSlab, deadline_ns: Option<u64>) -> io::Result<()>;
+
+    /// Makes a pool's arena known to the kernel, and carves the receive ring out of it.
+    fn register_buffers(&mut self, pool: &BuddyPool, config: &DriverConfig);
+
+    /// What wakes a parked driver from any thread.
+    fn unparker(&self) -> Unparker;
+
+    /// Nanoseconds on the driver's clock, which never goes back.
+    fn now_ns(&self) -> u64;
+
+    /// Whether nothing of the driver's own is in the kernel's hands: the last step of tear-down.
+    fn quiesce(&mut self, slab: &mut StableSlab) -> bool;
+
+    /// What this kernel gives, and what it refused.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Counters of the backend's part; the slab's are added by the caller.
+    fn counters(&self) -> DriverCounters;
+}
+
+/// An operation's encoding for one backend.
+///
+/// # Safety
+///
+/// The entry that `encode` returns may point only into `self`, into `block`, or into memory that `self` owns and that
+/// does not move when `self` does (the contract of [`IoBuf`](crate::io::buf::IoBuf)). Both stay where they are until the
+/// terminal completion has been reaped.
+#[expect(unsafe_code, reason = "an encoding is a promise about addresses that the kernel will use")]
+pub(crate) unsafe trait PlatformOp<D: Driver>: OpLifecycle {
+    /// What the kernel reads or writes besides the buffer: address blocks, message headers, `OVERLAPPED`.
+    type Block: Default + 'static;
+
+    /// Makes the request. `self` and `block` are in their slot.
+    fn encode(&mut self, block: &mut Self::Block, driver: &mut D) -> io::Result<D::Entry>;
+
+    /// What a successful answer's number is.
+    fn yields(&self) -> Yields {
+        Yields::Number
+    }
+
+    /// Moves what the kernel wrote into `block` over into the operation, once the terminal completion is in.
+    fn decode(&mut self, _block: &mut Self::Block, _completion: &Completion) {}
+}
+
+/// An operation that every backend of this build can encode. Implemented for all of them.
+#[cfg(all(target_os = "linux", not(feature = "sim")))]
+#[expect(private_bounds, reason = "sealed: the bounds are the seal")]
+pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> {}
+#[cfg(all(target_os = "linux", not(feature = "sim")))]
+impl<T: OpLifecycle + PlatformOp<uring::UringDriver>> Operation for T {}
+
+/// An operation that every backend of this build can encode. Implemented for all of them.
+#[cfg(all(target_os = "linux", feature = "sim"))]
+#[expect(private_bounds, reason = "sealed: the bounds are the seal")]
+pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver> {}
+#[cfg(all(target_os = "linux", feature = "sim"))]
+impl<T: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver>> Operation for T {}
+
+/// The backends compiled in; one is chosen when the worker starts.
+#[derive(Debug)]
+pub(crate) enum PlatformDriver {
+    /// Linux io_uring.
+    #[cfg(target_os = "linux")]
+    Uring(uring::UringDriver),
+    /// In memory, with a virtual clock and a seeded order of completions.
+    #[cfg(feature = "sim")]
+    Sim(sim::SimDriver),
+}
+
+/// Does the same with whichever backend it is.
+macro_rules! on_backend {
+    ($platform:expr, $driver:ident => $body:expr) => {
+        match $platform {
+            #[cfg(target_os = "linux")]
+            PlatformDriver::Uring($driver) => $body,
+            #[cfg(feature = "sim")]
+            PlatformDriver::Sim($driver) => $body,
+        }
+    };
+}
+
+/// An operation in its slot: first what the kernel reads besides the buffer, then the operation itself.
+#[repr(C)]
+pub(crate) struct Payload<T: PlatformOp<D>, D: Driver> {
+    block: T::Block,
+    operation: T,
+}
+
+impl<T: PlatformOp<D>, D: Driver> Payload<T, D> {
+    const TYPE: PayloadType = PayloadType::of::<Self>(T::KIND, release::<T, D>);
+}
+
+/// Whether the operation, with its block, lives in its slot. The encodings assert it for the buffer types of ours.
+pub(crate) const fn fits_inline<T: PlatformOp<D>, D: Driver>() -> bool {
+    slab::is_inline::<Payload<T, D>>()
+}
+
+/// Finishes an abandoned operation: takes it out of its slot, and lets it deal with its answer.
+fn release<T: PlatformOp<D>, D: Driver>(driver: &DriverHandle, token: Token) {
+    let (operation, completion) = {
+        let core = &mut *driver.0.core.borrow_mut();
+        if let Resource::Descriptor(_) = core.slab.completion(token).resource {
+            core.descriptors_reclaimed += 1;
+        }
+        core.abandoned += 1;
+        take::<T, D>(&mut core.slab, token)
+    };
+    operation.abandon(completion);
+}
+
+/// Takes a finished operation out of its slot, decoded.
+fn take<T: PlatformOp<D>, D: Driver>(slab: &mut StableSlab, token: Token) -> (T, Completion) {
+    let (mut payload, completion) = slab.take::<Payload<T, D>>(token);
+    payload.operation.decode(&mut payload.block, &completion);
+    (payload.operation, completion)
+}
+
+/// A worker's driver, as futures and I/O objects hold it.
+#[derive(Clone)]
+pub(crate) struct DriverHandle(Rc<DriverCell>);
+
+struct DriverCell {
+    core: RefCell<Core>,
+    /// The worker's pool, once its arena is registered.
+    pool: OnceCell<BuddyPool>,
+    /// Set by `shut_down`: new operations are refused, and end as cancelled.
+    closed: Cell<bool>,
+}
+
+struct Core {
+    slab: StableSlab,
+    backend: PlatformDriver,
+    abandoned: u64,
+    descriptors_reclaimed: u64,
+}
+
+thread_local! {
+    /// The driver of the worker whose turn it is on this thread.
+    static CURRENT: RefCell<Option<DriverHandle>> = const { RefCell::new(None) };
+}
+
+/// While it lives, the driver is the current one of this thread. Restores the one before.
+#[derive(Debug)]
+pub(crate) struct Entered(Option<DriverHandle>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let before = self.0.take();
+        let ours = CURRENT.with(|current| std::mem::replace(&mut *current.borrow_mut(), before));
+        drop(ours);
+    }
+}
+
+/// What a driver's end left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Drained {
+    /// Operations the kernel did not give back in time. Their memory is leaked.
+    pub(crate) leaked: usize,
+}
+
+impl DriverHandle {
+    /// A driver over `backend`.
+    pub(crate) fn new(backend: PlatformDriver, config: &DriverConfig) -> DriverHandle {
+        DriverHandle(Rc::new(DriverCell {
+            core: RefCell::new(Core {
+                slab: StableSlab::new(config.operations_max),
+                backend,
+                abandoned: 0,
+                descriptors_reclaimed: 0,
+            }),
+            pool: OnceCell::new(),
+            closed: Cell::new(false),
+        }))
+    }
+
+    /// Makes this the thread's current driver until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        Entered(CURRENT.with(|current| current.borrow_mut().replace(self.clone())))
+    }
+
+    /// The driver of the worker that runs on this thread.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub(crate) fn current() -> DriverHandle {
+        match DriverHandle::try_current() {
+            Some(driver) => driver,
+            None => panic!(
+                "no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task"
+            ),
+        }
+    }
+
+    /// The driver of the worker that runs on this thread, if there is one.
+    pub(crate) fn try_current() -> Option<DriverHandle> {
+        CURRENT.with(|current| current.borrow().clone())
+    }
+
+    /// Whether both are the same worker's.
+    pub(crate) fn is(&self, other: &DriverHandle) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Moves `operation` into a slot and queues it.
+    ///
+    /// # Errors
+    ///
+    /// The operation and why it did not start: what `pre_alloc` or the encoding said, too many operations in flight, or
+    /// a driver that has ended.
+    pub(crate) fn submit<T: Operation>(
+        &self,
+        mut operation: T,
+        multishot: bool,
+        waiter: Option<Waiter>,
+    ) -> Result<Token, (T, io::Error)> {
+        if self.0.closed.get() {
+            return Err((operation, closed_error()));
+        }
+        if let Err(error) = operation.pre_alloc() {
+            return Err((operation, error));
+        }
+        let core = &mut *self.0.core.borrow_mut();
+        let slab = &mut core.slab;
+        on_backend!(&mut core.backend, driver => submit_on(slab, driver, operation, multishot, waiter))
+    }
+
+    /// Takes the answer of a finished operation, or keeps `cx` to wake later.
+    pub(crate) fn poll_op<T: Operation>(&self, token: Token, cx: &Context<'_>) -> Poll<(T, Completion)> {
+        match self.take_if_done(token) {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                self.set_waiter(token, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes the answer of a finished operation.
+    pub(crate) fn take_if_done<T: Operation>(&self, token: Token) -> Option<(T, Completion)> {
+        let core = &mut *self.0.core.borrow_mut();
+        if !core.slab.is_done(token) {
+            return None;
+        }
+        Some(on_backend!(&core.backend, driver => take_from(driver, &mut core.slab, token)))
+    }
+
+    /// Makes `cx` the one to tell of the operation's next answer.
+    pub(crate) fn set_waiter(&self, token: Token, cx: &Context<'_>) {
+        if self.0.core.borrow_mut().slab.is_waited_for_by(token, cx) {
+            return;
+        }
+        let waiter = Waiter::of(cx);
+        let before = self.0.core.borrow_mut().slab.replace_waiter(token, waiter);
+        // A foreign waker's drop is user code: it runs here, with no borrow held.
+        drop(before);
+    }
+
+    /// Takes the next item of a multishot operation.
+    pub(crate) fn pop_item(&self, token: Token) -> Option<Completion> {
+        self.0.core.borrow_mut().slab.pop_item(token)
+    }
+
+    /// Items of a multishot operation that wait.
+    pub(crate) fn waiting_items(&self, token: Token) -> usize {
+        self.0.core.borrow_mut().slab.items(token)
+    }
+
+    /// Asks for an operation's cancellation; its future still gets the answer.
+    pub(crate) fn request_cancel(&self, token: Token) {
+        {
+            let core = &mut *self.0.core.borrow_mut();
+            if core.slab.is_queued(token) {
+                core.slab.complete(token, Completion::cancelled());
+            } else if !core.slab.is_done(token) {
+                on_backend!(&mut core.backend, driver => driver.cancel(token));
+            }
+        }
+        self.tell();
+    }
+
+    /// Leaves an operation to the driver: its future is gone.
+    pub(crate) fn abandon(&self, token: Token) {
+        let release = {
+            let core = &mut *self.0.core.borrow_mut();
+            match core.slab.abandon(token) {
+                Abandon::Cancel => {
+                    on_backend!(&mut core.backend, driver => driver.cancel(token));
+                    None
+                }
+                Abandon::ReleaseNow => core.slab.release_fn(token),
+                Abandon::Nothing => None,
+            }
+        };
+        if let Some(release) = release {
+            release(self, token);
+        }
+        self.tell();
+    }
+
+    /// One step: submits what is queued, stores what has completed, then wakes and releases.
+    pub(crate) fn process_completions(&self) -> io::Result<()> {
+        let result = {
+            let core = &mut *self.0.core.borrow_mut();
+            on_backend!(&mut core.backend, driver => driver.process_completions(&mut core.slab))
+        };
+        self.tell();
+        result
+    }
+
+    /// The same, but sleeps until something happens or the clock reaches `deadline_ns`.
+    pub(crate) fn park(&self, deadline_ns: Option<u64>) -> io::Result<()> {
+        let result = {
+            let core = &mut *self.0.core.borrow_mut();
+            on_backend!(&mut core.backend, driver => driver.park(&mut core.slab, deadline_ns))
+        };
+        self.tell();
+        result
+    }
+
+    /// Makes a pool the worker's, and its arena known to the kernel. What is refused stands in the capability report.
+    pub(crate) fn register_buffers(&self, pool: &BuddyPool, config: &DriverConfig) {
+        assert!(self.0.pool.set(pool.clone()).is_ok(), "a worker has one pool, registered once");
+        let core = &mut *self.0.core.borrow_mut();
+        on_backend!(&mut core.backend, driver => driver.register_buffers(pool, config));
+    }
+
+    /// A buffer from the worker's pool, or from the heap if the pool cannot give one.
+    pub(crate) fn alloc(&self, size: usize) -> FixedBuf {
+        match self.0.pool.get() {
+            Some(pool) => pool.alloc(size),
+            None => FixedBuf::heap(size),
+        }
+    }
+
+    /// What wakes this driver from any thread.
+    pub(crate) fn unparker(&self) -> Unparker {
+        on_backend!(&self.0.core.borrow().backend, driver => driver.unparker())
+    }
+
+    /// Nanoseconds on the driver's clock.
+    pub(crate) fn now_ns(&self) -> u64 {
+        on_backend!(&self.0.core.borrow().backend, driver => driver.now_ns())
+    }
+
+    /// What this kernel gives, and what it refused.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        on_backend!(&self.0.core.borrow().backend, driver => driver.capabilities().clone())
+    }
+
+    /// Operations whose terminal completion has not been reaped.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.core.borrow().slab.in_flight()
+    }
+
+    /// Slots that are not free.
+    pub(crate) fn occupied(&self) -> usize {
+        self.0.core.borrow().slab.occupied()
+    }
+
+    /// What has been done so far.
+    pub(crate) fn counters(&self) -> DriverCounters {
+        let core = self.0.core.borrow();
+        let mut counters = on_backend!(&core.backend, driver => driver.counters());
+        counters.abandoned = core.abandoned;
+        counters.descriptors_reclaimed = core.descriptors_reclaimed;
+        counters.stale = core.slab.stale();
+        counters.boxed = core.slab.boxed();
+        counters
+    }
+
+    /// Runs `look` with the backend, for tests and for what only one platform has.
+    pub(crate) fn with_backend<R>(&self, look: impl FnOnce(&mut PlatformDriver) -> R) -> R {
+        look(&mut self.0.core.borrow_mut().backend)
+    }
+
+    /// Ends the driver: refuses new operations, cancels every one in flight, and reaps until the kernel holds nothing of
+    /// ours, or `patience` has passed. What is still in flight then is leaked, with its memory, and counted.
+    ///
+    /// Closing a ring is no barrier: a kernel thread may write to a buffer after its descriptor was closed. So the ring
+    /// is closed only by the drop of the last handle, after this.
+    pub(crate) fn shut_down(&self, patience: Duration) -> Drained {
+        self.0.closed.set(true);
+        let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = self.now_ns().saturating_add(patience_ns);
+        let (armed, queued): (Vec<Token>, Vec<Token>) = {
+            let core = &*self.0.core.borrow();
+            (core.slab.in_kernel().map(|(token, _)| token).collect(), core.slab.queued().collect())
+        };
+        for token in queued.into_iter().chain(armed) {
+            self.request_cancel(token);
+        }
+        loop {
+            let quiet = {
+                let core = &mut *self.0.core.borrow_mut();
+                let own_quiet = on_backend!(&mut core.backend, driver => driver.quiesce(&mut core.slab));
+                own_quiet && core.slab.in_flight() == 0
+            };
+            self.tell();
+            if quiet {
+                return Drained { leaked: 0 };
+            }
+            if self.now_ns() >= deadline_ns || self.park(Some(deadline_ns)).is_err() {
+                let leaked = self.in_flight();
+                // The kernel may still write to these pages and buffers, whoever drops the other handles: keep them all.
+                std::mem::forget(self.clone());
+                return Drained { leaked };
+            }
+        }
+    }
+
+    /// Does what the slab has noted, with no borrow held: wakes, releases, discards.
+    fn tell(&self) {
+        loop {
+            let mut notices = {
+                let Ok(mut core) = self.0.core.try_borrow_mut() else { return };
+                if !core.slab.has_notices() {
+                    return;
+                }
+                core.slab.take_notices()
+            };
+            for notice in notices.drain(..) {
+                match notice {
+                    Notice::Wake(waiter) => waiter.wake(),
+                    Notice::Forget(waiter) => drop(waiter),
+                    Notice::Release(token) => {
+                        let release = self.0.core.borrow_mut().slab.release_fn(token);
+                        if let Some(release) = release {
+                            release(self, token);
+                        }
+                    }
+                    Notice::Discard(completion) => {
+                        if let Resource::Descriptor(_) = completion.resource {
+                            self.0.core.borrow_mut().descriptors_reclaimed += 1;
+                        }
+                        drop(completion);
+                    }
+                }
+            }
+            self.0.core.borrow_mut().slab.return_notices(notices);
+        }
+    }
+}
+
+impl fmt::Debug for DriverHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.core.try_borrow() {
+            Ok(core) => f.debug_tuple("DriverHandle").field(&core.slab).finish(),
+            Err(_) => f.write_str("DriverHandle(in use)"),
+        }
+    }
+}
+
+/// Inserts, encodes and queues an operation on one backend.
+fn submit_on<T: PlatformOp<D>, D: Driver>(
+    slab: &mut StableSlab,
+    driver: &mut D,
+    operation: T,
+    multishot: bool,
+    waiter: Option<Waiter>,
+) -> Result<Token, (T, io::Error)> {
+    let payload = Payload::<T, D> { block: T::Block::default(), operation };
+    let token = match slab.insert(payload, &Payload::<T, D>::TYPE, multishot) {
+        Ok(token) => token,
+        Err(payload) => return Err((payload.operation, exhausted_error())),
+    };
+    let payload = slab.payload_mut::<Payload<T, D>>(token);
+    match payload.operation.encode(&mut payload.block, driver) {
+        Ok(entry) => {
+            let yields = payload.operation.yields();
+            slab.expect(token, yields, waiter);
+            driver.submit(slab, token, entry);
+            Ok(token)
+        }
+        Err(error) => Err((slab.withdraw::<Payload<T, D>>(token).operation, error)),
+    }
+}
+
+/// [`take`], with the backend named by a reference to it.
+fn take_from<T: PlatformOp<D>, D: Driver>(_: &D, slab: &mut StableSlab, token: Token) -> (T, Completion) {
+    take::<T, D>(slab, token)
+}
+
+fn closed_error() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the runtime that this I/O object belongs to has shut down")
+}
+
+fn exhausted_error() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::QuotaExceeded,
+        "too many operations in flight on this worker; await some of them, or raise `DriverConfig::operations_max`",
+    )
+}

@@ -8,7 +8,10 @@
 //! must wait asks [`Waiter::of`] with the poll's context. When the context's waker is the running task's own, the
 //! operation gets a counted reference to the task; when a combinator such as `FuturesUnordered` put a waker of its own
 //! there, it gets a clone of that. Operations refresh their waiter at each poll, so a future may move between tasks.
-#![expect(unsafe_code, reason = "a hand-written vtable, as in std's RawWaker, but single-threaded and counted")]
+#![expect(
+    unsafe_code,
+    reason = "a hand-written vtable, as in std's RawWaker, but single-threaded and counted"
+)]
 
 use std::cell::Cell;
 use std::fmt;

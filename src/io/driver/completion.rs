@@ -1,0 +1,77 @@
+//! What the kernel answered, and what came with the answer.
+
+use std::io;
+
+use super::descriptor::Descriptor;
+use crate::io::buf::FixedBuf;
+
+/// One answer of the kernel's to one operation. It owns what came with it.
+#[derive(Debug)]
+pub struct Completion {
+    /// What the call would have returned: usually a number of bytes.
+    pub result: io::Result<u32>,
+    /// Whether more answers to the same operation will follow. Only one without `more` frees the operation's slot.
+    pub more: bool,
+    /// The buffer or descriptor that the kernel gave. Dropping it returns or closes it.
+    pub resource: Resource,
+}
+
+/// What a completion can bring besides a number. It has an owner from the moment the completion is decoded.
+#[derive(Debug)]
+pub enum Resource {
+    /// Nothing.
+    None,
+    /// A buffer that the kernel picked from the receive ring, holding the bytes received.
+    Buffer(FixedBuf),
+    /// A descriptor that the kernel made.
+    Descriptor(Descriptor),
+}
+
+impl Completion {
+    /// A terminal answer that the kernel did not give: the operation never reached it.
+    pub(crate) fn failed(error: io::Error) -> Completion {
+        Completion { result: Err(error), more: false, resource: Resource::None }
+    }
+
+    /// The terminal answer of an operation that was removed before the kernel saw it.
+    pub(crate) fn cancelled() -> Completion {
+        Completion::failed(io::Error::from_raw_os_error(libc::ECANCELED))
+    }
+
+    /// The number of bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.result.as_ref().map_or(0, |bytes| *bytes as usize)
+    }
+
+    /// The answer as a count of bytes.
+    pub(crate) fn into_bytes(self) -> io::Result<usize> {
+        self.result.map(|bytes| bytes as usize)
+    }
+
+    /// The answer where only success matters.
+    pub(crate) fn into_unit(self) -> io::Result<()> {
+        self.result.map(drop)
+    }
+
+    /// The descriptor of a successful accept, open or socket.
+    pub(crate) fn into_descriptor(self) -> io::Result<Descriptor> {
+        self.result?;
+        match self.resource {
+            Resource::Descriptor(descriptor) => Ok(descriptor),
+            Resource::None | Resource::Buffer(_) => {
+                panic!("the backend owns a descriptor when it decodes one")
+            }
+        }
+    }
+}
+
+/// Which kind of resource a backend must make of a successful answer's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Yields {
+    /// The number is a number.
+    Number,
+    /// The number is a descriptor of the process, newly made for us.
+    OsDescriptor,
+    /// The number is an index in the ring's table of direct descriptors, newly filled.
+    DirectDescriptor,
+}

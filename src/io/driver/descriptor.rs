@@ -1,0 +1,115 @@
+//! An open thing of the kernel's, and who closes it.
+//!
+//! Every descriptor has one owner from the moment a completion is decoded. The last owner to go closes it: an
+//! [`Descriptor::Os`] by closing its file descriptor, a [`Descriptor::Direct`] by putting its index on the list of the
+//! ring it belongs to, which closes it with its next kernel entry. Operations own a counted reference
+//! ([`SharedDescriptor`]), so a number is never closed, and never reused by the kernel for something else, while an
+//! operation that names it is in flight.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+/// An open file or socket.
+#[derive(Debug)]
+pub enum Descriptor {
+    /// A descriptor of the process, as std and every other library understand it.
+    Os(OwnedFd),
+    /// An index in the table of one worker's ring: cheaper for the kernel to look up, and meaningless elsewhere.
+    Direct(DirectDescriptor),
+}
+
+/// How operations hold a descriptor.
+pub type SharedDescriptor = Rc<Descriptor>;
+
+impl Descriptor {
+    /// The descriptor of the process.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a direct descriptor, which no call outside the ring can name.
+    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        match self {
+            Descriptor::Os(fd) => Ok(fd.as_fd()),
+            Descriptor::Direct(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a direct descriptor belongs to its ring and has no descriptor of the process",
+            )),
+        }
+    }
+}
+
+impl Descriptor {
+    /// Lets the owner go without closing: the kernel has closed it, by a close operation.
+    pub(crate) fn closed_by_kernel(self) {
+        match self {
+            Descriptor::Os(fd) => drop(fd.into_raw_fd()),
+            Descriptor::Direct(mut direct) => direct.open = false,
+        }
+    }
+}
+
+/// One index in a ring's table of direct descriptors. Dropping it closes it there.
+pub struct DirectDescriptor {
+    index: u32,
+    open: bool,
+    table: Rc<DirectTable>,
+}
+
+impl DirectDescriptor {
+    pub(crate) fn new(index: u32, table: Rc<DirectTable>) -> DirectDescriptor {
+        DirectDescriptor { index, open: true, table }
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether `table` is the one that the index counts in.
+    pub(crate) fn belongs_to(&self, table: &Rc<DirectTable>) -> bool {
+        Rc::ptr_eq(&self.table, table)
+    }
+}
+
+impl Drop for DirectDescriptor {
+    fn drop(&mut self) {
+        if self.open {
+            self.table.closing.borrow_mut().push(self.index);
+        }
+    }
+}
+
+impl fmt::Debug for DirectDescriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DirectDescriptor").field(&self.index).finish()
+    }
+}
+
+/// What direct descriptors know of their ring: the list of those to close.
+#[derive(Debug, Default)]
+pub(crate) struct DirectTable {
+    closing: RefCell<Vec<u32>>,
+}
+
+impl DirectTable {
+    /// An index whose owner is gone and that is still open.
+    pub(crate) fn pop_closing(&self) -> Option<u32> {
+        self.closing.borrow_mut().pop()
+    }
+
+    /// Whether indices wait to be closed.
+    pub(crate) fn has_closing(&self) -> bool {
+        !self.closing.borrow().is_empty()
+    }
+}
+
+/// Takes ownership of a descriptor that the kernel has just made for us.
+#[expect(unsafe_code, reason = "the kernel hands out numbers; here one becomes an owner")]
+pub(crate) fn own_fd(fd: u32) -> OwnedFd {
+    let raw = RawFd::try_from(fd).expect("the kernel's descriptors are small and not negative");
+    // SAFETY: the callers pass the result of a successful accept, open or socket that was just reaped from the ring;
+    // it is open, and each completion is decoded once, so nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}

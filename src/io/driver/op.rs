@@ -1,0 +1,225 @@
+//! An operation as a future ([`Op`]) and as a stream ([`Multishot`]).
+//!
+//! An operation is data (`op::ReadAt`, ...) until its future is first polled. Then it moves into a slot of the driver,
+//! and the future keeps the token alone. When the terminal completion is in, the next poll takes the operation out again
+//! and [`OpLifecycle::into_output`] turns it into what the caller gets, its buffer included.
+//!
+//! A future that is dropped before leaves the operation to the driver: the slot is abandoned, cancellation is requested,
+//! and the answer, whenever it comes, goes to [`OpLifecycle::abandon`]. A future that is forgotten (`mem::forget`) leaves
+//! a slot that is answered but never asked for; it is freed when the driver ends.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::waiter::Waiter;
+use super::{Completion, DriverHandle, Operation, Token};
+
+/// What every operation says of itself, whatever the platform.
+///
+/// `pre_alloc` makes what must exist before submission; `into_output` makes of the operation and the kernel's answer
+/// what the caller gets. Sealed: operations are declared in `io::op`.
+pub trait OpLifecycle: super::sealed::Sealed + Sized + 'static {
+    /// What the future yields.
+    type Output;
+
+    /// The operation's name in dumps and errors.
+    const KIND: &'static str;
+
+    /// Makes what must exist before the kernel may see the operation, as the socket that `AcceptEx` fills.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system said; the operation then ends with this error and is not submitted.
+    fn pre_alloc(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Makes the caller's result.
+    fn into_output(self, completion: Completion) -> Self::Output;
+
+    /// Deals with an answer that nobody waits for. By default it is decoded like any other, and dropped: a descriptor
+    /// is closed, a buffer goes back. An operation whose answer must not be lost keeps it for the next caller.
+    fn abandon(self, completion: Completion) {
+        drop(self.into_output(completion));
+    }
+}
+
+/// An operation that answers more than once.
+pub trait MultishotLifecycle: OpLifecycle {
+    /// What the stream yields.
+    type Item;
+
+    /// Makes an item of one answer. The terminal answer is an item too.
+    fn into_item(completion: Completion) -> Self::Item;
+}
+
+/// An operation in flight, as a future. It is submitted when first polled.
+///
+/// Dropping it asks the kernel to cancel the operation and leaves the buffer with the driver until the kernel has
+/// answered; the buffer then returns to where it came from. To keep the buffer, await the future, with a deadline if
+/// need be.
+#[must_use = "an operation does nothing until it is awaited"]
+#[derive(Debug)]
+pub struct Op<T: Operation> {
+    state: State<T>,
+    driver: DriverHandle,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Unsubmitted(T),
+    Submitted(Token),
+    Finished,
+}
+
+// The operation is moved into its slot before the kernel sees it; nothing in the future itself is pinned.
+impl<T: Operation> Unpin for Op<T> {}
+
+impl<T: Operation> Op<T> {
+    /// The future of `operation` on `driver`.
+    pub(crate) fn new(operation: T, driver: &DriverHandle) -> Op<T> {
+        Op { state: State::Unsubmitted(operation), driver: driver.clone() }
+    }
+
+    /// Asks the kernel to cancel the operation, and keeps waiting for its answer, which may still be a success.
+    pub(crate) fn request_cancel(&mut self) {
+        if let State::Submitted(token) = self.state {
+            self.driver.request_cancel(token);
+        }
+    }
+
+    /// Whether the operation has been handed to the driver and has not been taken back.
+    pub(crate) fn is_submitted(&self) -> bool {
+        matches!(self.state, State::Submitted(_))
+    }
+}
+
+impl<T: Operation> Future for Op<T> {
+    type Output = T::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T::Output> {
+        let this = &mut *self;
+        match std::mem::replace(&mut this.state, State::Finished) {
+            State::Unsubmitted(operation) => match this.driver.submit(operation, false, Some(Waiter::of(cx)))
+            {
+                Ok(token) => {
+                    this.state = State::Submitted(token);
+                    Poll::Pending
+                }
+                Err((operation, error)) => Poll::Ready(operation.into_output(Completion::failed(error))),
+            },
+            State::Submitted(token) => match this.driver.poll_op::<T>(token, cx) {
+                Poll::Pending => {
+                    this.state = State::Submitted(token);
+                    Poll::Pending
+                }
+                Poll::Ready((operation, completion)) => Poll::Ready(operation.into_output(completion)),
+            },
+            State::Finished => panic!("`Op` polled after it was ready"),
+        }
+    }
+}
+
+impl<T: Operation> Drop for Op<T> {
+    fn drop(&mut self) {
+        if let State::Submitted(token) = self.state {
+            self.driver.abandon(token);
+        }
+    }
+}
+
+/// An operation that answers more than once, as a stream. It is submitted when first polled, and answers wait in its
+/// slot, in order, until they are taken.
+#[must_use = "an operation does nothing until it is polled"]
+#[derive(Debug)]
+pub struct Multishot<T: Operation + MultishotLifecycle> {
+    state: State<T>,
+    driver: DriverHandle,
+    cancelling: bool,
+}
+
+impl<T: Operation + MultishotLifecycle> Unpin for Multishot<T> {}
+
+impl<T: Operation + MultishotLifecycle> Multishot<T> {
+    /// The stream of `operation` on `driver`.
+    pub(crate) fn new(operation: T, driver: &DriverHandle) -> Multishot<T> {
+        Multishot { state: State::Unsubmitted(operation), driver: driver.clone(), cancelling: false }
+    }
+
+    /// The next answer, or `None` after the terminal one was taken.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
+        if let Some(item) = self.try_next() {
+            return Poll::Ready(item);
+        }
+        if let State::Unsubmitted(_) = self.state {
+            let State::Unsubmitted(operation) = std::mem::replace(&mut self.state, State::Finished) else {
+                unreachable!("just matched")
+            };
+            match self.driver.submit(operation, true, Some(Waiter::of(cx))) {
+                Ok(token) => self.state = State::Submitted(token),
+                Err((operation, error)) => {
+                    drop(operation);
+                    return Poll::Ready(Some(T::into_item(Completion::failed(error))));
+                }
+            }
+        } else if let State::Submitted(token) = self.state {
+            self.driver.set_waiter(token, cx);
+        }
+        Poll::Pending
+    }
+
+    /// The next answer if one is there (`Some(None)` when all were taken). Does not submit, and does not wait.
+    pub(crate) fn try_next(&mut self) -> Option<Option<T::Item>> {
+        match self.state {
+            State::Unsubmitted(_) => None,
+            State::Finished => Some(None),
+            State::Submitted(token) => {
+                if let Some(item) = self.driver.pop_item(token) {
+                    return Some(Some(T::into_item(item)));
+                }
+                let (operation, completion) = self.driver.take_if_done::<T>(token)?;
+                self.state = State::Finished;
+                drop(operation);
+                Some(Some(T::into_item(completion)))
+            }
+        }
+    }
+
+    /// Asks the kernel to stop. Answers that come before the terminal one are kept.
+    pub(crate) fn request_cancel(&mut self) {
+        if let State::Submitted(token) = self.state
+            && !self.cancelling
+        {
+            self.cancelling = true;
+            self.driver.request_cancel(token);
+        }
+    }
+
+    /// Answers that wait to be taken, the terminal one not counted.
+    pub(crate) fn waiting(&self) -> usize {
+        match self.state {
+            State::Submitted(token) => self.driver.waiting_items(token),
+            State::Unsubmitted(_) | State::Finished => 0,
+        }
+    }
+
+    /// Whether cancellation was requested.
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cancelling
+    }
+
+    /// Whether the terminal answer was taken.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.state, State::Finished)
+    }
+}
+
+impl<T: Operation + MultishotLifecycle> Drop for Multishot<T> {
+    fn drop(&mut self) {
+        if let State::Submitted(token) = self.state {
+            self.driver.abandon(token);
+        }
+    }
+}

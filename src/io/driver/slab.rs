@@ -1,0 +1,514 @@
+//! The address-stable home of operations in flight.
+//!
+//! Three parties meet in a slot. The *future* holds a [`Token`]; the *driver* owns the slot; the *kernel* holds pointers
+//! into it. The kernel always wins: a slot is freed only after its terminal completion was reaped.
+//!
+//! ```text
+//! Free ─▶ Queued ─▶ Armed ─▶ Answered ─▶ Done ─▶ Free        Queued: not yet visible to the kernel, removable
+//!           └─────────┴─ future dropped ─▶ Abandoned ─▶ Free  Answered: result known, the kernel still owns the buffer
+//! ```
+//!
+//! A slot has two parts that live apart. Its *head* (state, generation, who waits) is the driver's alone. Its *payload*
+//! (the operation with its buffer, and the block of addresses and headers the kernel reads) is what the kernel may
+//! touch, so it sits in an `UnsafeCell` that no exclusive reference ever covers while the operation is in flight.
+//! Pages of slots are allocated as they are needed and never moved or freed while the slab lives; a slab that is dropped
+//! with operations in flight leaks those pages, because a kernel thread may still write to them.
+//!
+//! User code (wakers, destructors of buffers) is never run here: what must be told or dropped becomes a [`Notice`],
+//! which the owner of the slab deals with after it has ended its borrow.
+#![expect(unsafe_code, reason = "typed values live in untyped slots whose address the kernel knows")]
+
+use std::any::TypeId;
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
+use std::task::Context;
+
+use super::token::Token;
+use super::waiter::Waiter;
+use super::{Completion, DriverHandle, Yields};
+
+/// Bytes a payload may have to live in its slot. Every operation of ours fits with a `FixedBuf`, a `Vec` or `Bytes`
+/// (asserted beside the encodings); a larger one (a foreign buffer type of unusual size) is boxed and counted.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 320;
+
+/// Slots per page: 64 heads and payloads come to about 32 KiB, so a quiet worker has one page and a busy one few.
+const SLOTS_PER_PAGE: u32 = 64;
+
+/// The uninitialised room of one payload.
+#[repr(C, align(16))]
+struct Payload(UnsafeCell<MaybeUninit<[u8; PAYLOAD_BYTES_MAX]>>);
+
+/// What the slab must know of a payload's type.
+#[derive(Debug)]
+pub(crate) struct PayloadType {
+    /// For dumps: the operation's name.
+    pub(crate) kind: &'static str,
+    /// The type, checked whenever a payload is taken out.
+    id: fn() -> TypeId,
+    /// Finishes an abandoned operation whose terminal completion is in its slot.
+    release: fn(&DriverHandle, Token),
+    /// Drops the payload where it lies.
+    drop: unsafe fn(*mut u8),
+}
+
+impl PayloadType {
+    /// Describes `P`. `release` is called once, with no borrow held, for an abandoned `P` that has its answer.
+    pub(crate) const fn of<P: 'static>(kind: &'static str, release: fn(&DriverHandle, Token)) -> PayloadType {
+        PayloadType { kind, id: TypeId::of::<P>, release, drop: drop_payload::<P> }
+    }
+}
+
+/// # Safety
+///
+/// `room` holds a `P` that [`StableSlab::insert`] wrote there and nobody has taken out; the kernel is done with it.
+unsafe fn drop_payload<P>(room: *mut u8) {
+    if is_inline::<P>() {
+        // SAFETY: the caller vouches for a live `P` at this address, which `insert` aligned.
+        unsafe { room.cast::<P>().drop_in_place() }
+    } else {
+        // SAFETY: for such a `P`, `insert` wrote a `Box<P>`.
+        unsafe { room.cast::<Box<P>>().drop_in_place() }
+    }
+}
+
+/// Whether a `P` lives in the slot itself.
+pub(crate) const fn is_inline<P>() -> bool {
+    size_of::<P>() <= PAYLOAD_BYTES_MAX && align_of::<P>() <= align_of::<Payload>()
+}
+
+/// Where an operation stands. `Answered` and `Done` own what the kernel gave.
+enum State {
+    Free { next: u32 },
+    Queued,
+    Armed,
+    Answered(Completion),
+    Done(Completion),
+    Abandoned,
+}
+
+/// The driver's own half of a slot.
+struct Head {
+    generation: u32,
+    state: State,
+    /// Whether completions with `more` are items (a multishot operation) or the first of two stages (`send_zc`).
+    multishot: bool,
+    yields: Yields,
+    payload_type: Option<&'static PayloadType>,
+    waiter: Option<Waiter>,
+    /// What a multishot operation has yielded and nobody has taken. Keeps its capacity from tenant to tenant.
+    items: VecDeque<Completion>,
+}
+
+/// Something to do once the driver's borrow has ended, because it may run user code.
+pub(crate) enum Notice {
+    /// Tell this one that its operation has news.
+    Wake(Waiter),
+    /// Nobody waits as this one any more: drop it.
+    Forget(Waiter),
+    /// An abandoned operation has its terminal completion: finish it and free the slot.
+    Release(Token),
+    /// Nobody will ask for this: drop it. Its descriptor is closed, its buffer goes back.
+    Discard(Completion),
+}
+
+/// What [`StableSlab::abandon`] asks of the driver.
+#[must_use]
+pub(crate) enum Abandon {
+    /// The kernel has it: ask for cancellation. The slot frees itself when the answer is in.
+    Cancel,
+    /// The kernel never saw it, or is done with it: release it now.
+    ReleaseNow,
+    /// The token is stale.
+    Nothing,
+}
+
+/// The slots of one driver.
+pub(crate) struct StableSlab {
+    heads: Vec<Head>,
+    pages: ManuallyDrop<Vec<Box<[Payload]>>>,
+    free_head: u32,
+    slots_max: u32,
+    in_flight: usize,
+    occupied: usize,
+    boxed: u64,
+    stale: u64,
+    notices: Vec<Notice>,
+}
+
+/// End of the free list.
+const NO_SLOT: u32 = u32::MAX;
+
+impl StableSlab {
+    /// An empty slab that will hold `slots_max` operations at the most.
+    pub(crate) fn new(slots_max: u32) -> StableSlab {
+        StableSlab {
+            heads: Vec::new(),
+            pages: ManuallyDrop::new(Vec::new()),
+            free_head: NO_SLOT,
+            slots_max: slots_max.min(Token::RESERVED),
+            in_flight: 0,
+            occupied: 0,
+            boxed: 0,
+            stale: 0,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Operations whose terminal completion has not been reaped.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Slots that are not free: in flight, or answered and not yet asked for.
+    pub(crate) fn occupied(&self) -> usize {
+        self.occupied
+    }
+
+    /// Payloads that were too large for their slot, ever.
+    pub(crate) fn boxed(&self) -> u64 {
+        self.boxed
+    }
+
+    /// Completions whose token named no operation in flight, ever.
+    pub(crate) fn stale(&self) -> u64 {
+        self.stale
+    }
+
+    /// Puts `payload` into a free slot, queued, or gives it back if the slab is full.
+    pub(crate) fn insert<P: 'static>(
+        &mut self,
+        payload: P,
+        payload_type: &'static PayloadType,
+        multishot: bool,
+    ) -> Result<Token, P> {
+        debug_assert_eq!((payload_type.id)(), TypeId::of::<P>());
+        if self.free_head == NO_SLOT && !self.grow() {
+            return Err(payload);
+        }
+        let index = self.free_head;
+        let head = &mut self.heads[index as usize];
+        let State::Free { next } = head.state else { panic!("slot {index} on the free list is not free") };
+        self.free_head = next;
+        head.state = State::Queued;
+        head.multishot = multishot;
+        head.payload_type = Some(payload_type);
+        let token = Token::new(index, head.generation);
+        self.in_flight += 1;
+        self.occupied += 1;
+        let room = self.room(index);
+        // SAFETY: the slot was free, so its room holds no value and the kernel knows nothing of it; `room` is valid for
+        // `PAYLOAD_BYTES_MAX` bytes at alignment 16, which `is_inline` compared with `P`'s; a `Box` always fits.
+        unsafe {
+            if is_inline::<P>() {
+                room.cast::<P>().write(payload);
+            } else {
+                self.boxed += 1;
+                room.cast::<Box<P>>().write(Box::new(payload));
+            }
+        }
+        Ok(token)
+    }
+
+    /// The payload's stable address, for encoding it. The reference it makes must end before the kernel sees the entry.
+    pub(crate) fn payload_mut<P: 'static>(&mut self, token: Token) -> &mut P {
+        let payload = self.payload_ptr::<P>(token);
+        // SAFETY: `payload_ptr` checked that a live `P` is there; the exclusive borrow of the slab keeps others out, and
+        // the callers (encoding before submission, decoding after the terminal completion) run when the kernel does
+        // not hold the payload.
+        unsafe { &mut *payload }
+    }
+
+    /// The kernel can see it now.
+    pub(crate) fn arm(&mut self, token: Token) {
+        let head =
+            self.head(token).expect("an operation is armed right after it was inserted or left the backlog");
+        assert!(matches!(head.state, State::Queued), "only what is queued can be armed");
+        head.state = State::Armed;
+    }
+
+    /// Whether the operation still waits to be shown to the kernel (it may have been removed meanwhile).
+    pub(crate) fn is_queued(&mut self, token: Token) -> bool {
+        self.head(token).is_some_and(|head| matches!(head.state, State::Queued))
+    }
+
+    /// Stores a completion. Stale ones are counted, and what they carry is discarded.
+    pub(crate) fn complete(&mut self, token: Token, completion: Completion) {
+        let Some(head) = self.head(token) else {
+            self.stale += 1;
+            self.notices.push(Notice::Discard(completion));
+            return;
+        };
+        let terminal = !completion.more;
+        match std::mem::replace(&mut head.state, State::Abandoned) {
+            State::Queued | State::Armed if terminal => head.state = State::Done(completion),
+            State::Queued | State::Armed if head.multishot => {
+                head.state = State::Armed;
+                head.items.push_back(completion);
+            }
+            State::Queued | State::Armed => {
+                head.state = State::Answered(completion);
+                return;
+            }
+            State::Answered(first) if terminal => {
+                // The second stage says only that the kernel has let go of the buffer.
+                head.state = State::Done(Completion { more: false, ..first });
+            }
+            State::Abandoned if terminal => {
+                head.state = State::Done(completion);
+                self.in_flight -= 1;
+                self.notices.push(Notice::Release(token));
+                return;
+            }
+            State::Abandoned => {
+                self.notices.push(Notice::Discard(completion));
+                return;
+            }
+            state @ (State::Answered(_) | State::Done(_) | State::Free { .. }) => {
+                head.state = state;
+                self.stale += 1;
+                self.notices.push(Notice::Discard(completion));
+                return;
+            }
+        }
+        let waiter = head.waiter.take();
+        if terminal {
+            self.in_flight -= 1;
+        }
+        self.notices.extend(waiter.map(Notice::Wake));
+    }
+
+    /// Notes, before submission, what a successful answer's number is and who waits for it.
+    pub(crate) fn expect(&mut self, token: Token, yields: Yields, waiter: Option<Waiter>) {
+        let head = self.head(token).expect("the operation was just inserted");
+        head.yields = yields;
+        head.waiter = waiter;
+    }
+
+    /// What a successful answer's number is. A stale token's answer is a number: nobody can say otherwise.
+    pub(crate) fn yields(&mut self, token: Token) -> Yields {
+        self.head(token).map_or(Yields::Number, |head| head.yields)
+    }
+
+    /// Whether waking the present waiter would wake `cx`.
+    pub(crate) fn is_waited_for_by(&mut self, token: Token, cx: &Context<'_>) -> bool {
+        self.head(token).is_some_and(|head| head.waiter.as_ref().is_some_and(|waiter| waiter.will_wake(cx)))
+    }
+
+    /// Makes `waiter` the one to tell, and gives back the one before.
+    pub(crate) fn replace_waiter(&mut self, token: Token, waiter: Waiter) -> Option<Waiter> {
+        match self.head(token) {
+            Some(head) => head.waiter.replace(waiter),
+            None => Some(waiter),
+        }
+    }
+
+    /// The terminal completion of a finished operation.
+    ///
+    /// # Panics
+    ///
+    /// If it is not finished.
+    pub(crate) fn completion(&mut self, token: Token) -> &Completion {
+        match self.head(token) {
+            Some(Head { state: State::Done(completion), .. }) => completion,
+            _ => panic!("only a finished operation has its terminal completion"),
+        }
+    }
+
+    /// Takes the next item of a multishot operation, if one is there.
+    pub(crate) fn pop_item(&mut self, token: Token) -> Option<Completion> {
+        self.head(token)?.items.pop_front()
+    }
+
+    /// Items of a multishot operation that nobody has taken.
+    pub(crate) fn items(&mut self, token: Token) -> usize {
+        self.head(token).map_or(0, |head| head.items.len())
+    }
+
+    /// Whether the terminal completion is in.
+    pub(crate) fn is_done(&mut self, token: Token) -> bool {
+        self.head(token).is_some_and(|head| matches!(head.state, State::Done(_)))
+    }
+
+    /// Takes a finished operation out and frees its slot.
+    ///
+    /// # Panics
+    ///
+    /// If it is not finished, or is not a `P`: both are errors of ours.
+    pub(crate) fn take<P: 'static>(&mut self, token: Token) -> (P, Completion) {
+        let head = self.head(token).expect("only a live slot is taken");
+        let State::Done(completion) = std::mem::replace(&mut head.state, State::Armed) else {
+            panic!("a slot is taken only after its terminal completion")
+        };
+        (self.vacate::<P>(token), completion)
+    }
+
+    /// Takes back an operation that the kernel never saw: its encoding failed.
+    pub(crate) fn withdraw<P: 'static>(&mut self, token: Token) -> P {
+        assert!(self.is_queued(token), "only an operation that the kernel never saw can be withdrawn");
+        self.in_flight -= 1;
+        self.vacate::<P>(token)
+    }
+
+    /// The future is gone. What it left is finished when the kernel has answered, or now.
+    pub(crate) fn abandon(&mut self, token: Token) -> Abandon {
+        let Some(head) = self.head(token) else { return Abandon::Nothing };
+        let waiter = head.waiter.take();
+        let items = std::mem::take(&mut head.items);
+        let next = match &head.state {
+            State::Armed | State::Answered(_) => {
+                head.state = State::Abandoned;
+                Abandon::Cancel
+            }
+            State::Queued => {
+                head.state = State::Done(Completion::cancelled());
+                self.in_flight -= 1;
+                Abandon::ReleaseNow
+            }
+            State::Done(_) => Abandon::ReleaseNow,
+            State::Abandoned | State::Free { .. } => Abandon::Nothing,
+        };
+        // The waiter's drop may be user code (a foreign waker), as may be that of an item's buffer.
+        self.notices.extend(waiter.map(Notice::Forget));
+        self.notices.extend(items.into_iter().map(Notice::Discard));
+        next
+    }
+
+    /// How to finish an abandoned operation that has its answer.
+    pub(crate) fn release_fn(&mut self, token: Token) -> Option<fn(&DriverHandle, Token)> {
+        let head = self.head(token)?;
+        matches!(head.state, State::Done(_)).then_some(head.payload_type?.release)
+    }
+
+    /// All that is to be done once the borrow has ended.
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Gives an emptied list back, so that its capacity is used again.
+    pub(crate) fn return_notices(&mut self, mut emptied: Vec<Notice>) {
+        debug_assert!(emptied.is_empty());
+        if self.notices.is_empty() {
+            std::mem::swap(&mut self.notices, &mut emptied);
+        }
+    }
+
+    /// Whether anybody must be told of anything.
+    pub(crate) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// The operations that the kernel has: what a shutdown must cancel, and a dump shows.
+    pub(crate) fn in_kernel(&self) -> impl Iterator<Item = (Token, &'static str)> + '_ {
+        self.heads.iter().zip(0u32..).filter_map(|(head, index)| match head.state {
+            State::Armed | State::Answered(_) | State::Abandoned => {
+                Some((Token::new(index, head.generation), head.payload_type?.kind))
+            }
+            State::Free { .. } | State::Queued | State::Done(_) => None,
+        })
+    }
+
+    /// The operations that wait to be shown to the kernel.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = Token> + '_ {
+        self.heads.iter().zip(0u32..).filter_map(|(head, index)| match head.state {
+            State::Queued => Some(Token::new(index, head.generation)),
+            _ => None,
+        })
+    }
+
+    /// Moves the value out of its slot and frees the slot.
+    fn vacate<P: 'static>(&mut self, token: Token) -> P {
+        let payload = self.payload_ptr::<P>(token);
+        // SAFETY: `payload_ptr` checked that a live `P` is there. The kernel is done with it (its terminal completion was
+        // reaped, or it never saw the entry), and the slot is marked free below, so the value is moved out only once.
+        let value = unsafe {
+            if is_inline::<P>() { payload.read() } else { *self.room(token.index()).cast::<Box<P>>().read() }
+        };
+        let free_head = self.free_head;
+        let head = &mut self.heads[token.index() as usize];
+        head.state = State::Free { next: free_head };
+        head.generation = head.generation.wrapping_add(1);
+        head.payload_type = None;
+        debug_assert!(head.items.is_empty(), "items are taken before the terminal completion");
+        self.free_head = token.index();
+        self.occupied -= 1;
+        value
+    }
+
+    fn payload_ptr<P: 'static>(&mut self, token: Token) -> *mut P {
+        let head = self.head(token).expect("only a live slot has a payload");
+        let id = head.payload_type.expect("an occupied slot knows its payload").id;
+        assert!(id() == TypeId::of::<P>(), "a payload is taken out as what it was put in");
+        let room = self.room(token.index());
+        if is_inline::<P>() {
+            room.cast::<P>()
+        } else {
+            // SAFETY: the id above says a `P` was inserted, and for this size `insert` wrote a `Box<P>`.
+            unsafe { &raw mut **room.cast::<Box<P>>() }
+        }
+    }
+
+    fn head(&mut self, token: Token) -> Option<&mut Head> {
+        let head = self.heads.get_mut(token.index() as usize)?;
+        let live = head.generation == token.generation() && !matches!(head.state, State::Free { .. });
+        live.then_some(head)
+    }
+
+    fn room(&self, index: u32) -> *mut u8 {
+        let page = &self.pages[(index / SLOTS_PER_PAGE) as usize];
+        page[(index % SLOTS_PER_PAGE) as usize].0.get().cast()
+    }
+
+    /// Adds a page of free slots, unless the bound is reached.
+    #[expect(clippy::cast_possible_truncation, reason = "there are fewer than `slots_max` heads, a u32")]
+    fn grow(&mut self) -> bool {
+        let first = self.heads.len() as u32;
+        let count = SLOTS_PER_PAGE.min(self.slots_max - first.min(self.slots_max));
+        if count == 0 {
+            return false;
+        }
+        let page = (0..SLOTS_PER_PAGE).map(|_| Payload(UnsafeCell::new(MaybeUninit::uninit())));
+        self.pages.push(page.collect());
+        for index in first..first + count {
+            let next = if index + 1 == first + count { NO_SLOT } else { index + 1 };
+            self.heads.push(Head {
+                generation: 0,
+                state: State::Free { next },
+                multishot: false,
+                yields: Yields::Number,
+                payload_type: None,
+                waiter: None,
+                items: VecDeque::new(),
+            });
+        }
+        self.free_head = first;
+        true
+    }
+}
+
+impl Drop for StableSlab {
+    fn drop(&mut self) {
+        for (head, index) in self.heads.iter().zip(0u32..) {
+            if let (State::Done(_) | State::Queued, Some(payload_type)) = (&head.state, head.payload_type) {
+                // SAFETY: the slot is occupied by this type, and the kernel is done with it or never saw it.
+                unsafe { (payload_type.drop)(self.room(index)) };
+            }
+        }
+        let kernel_has_some = self.in_kernel().next().is_some();
+        if !kernel_has_some {
+            // SAFETY: dropped once, here; no slot is known to the kernel, and every value inside was dropped above.
+            unsafe { ManuallyDrop::drop(&mut self.pages) };
+        }
+    }
+}
+
+impl fmt::Debug for StableSlab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StableSlab")
+            .field("in_flight", &self.in_flight)
+            .field("occupied", &self.occupied)
+            .field("slots", &self.heads.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,500 @@
+//! The Linux backend: one io_uring per worker.
+//!
+//! The ring is made on the thread that submits to it, with `SINGLE_ISSUER` and `DEFER_TASKRUN` where the kernel has them:
+//! completions are then posted only while this thread is inside `io_uring_enter`, which makes them cheap and batched.
+//! The price is that an empty completion queue does not mean that nothing is pending; `TASKRUN_FLAG` makes the kernel say
+//! so in the submission ring's flags, which every turn looks at.
+//!
+//! One kernel entry submits everything that is queued and runs what is pending. A turn that finds the submission queue
+//! empty, no pending work flagged and no completion posted makes no system call. The completion queue's head is published
+//! before each entry, since a full queue would make the kernel return at once.
+//!
+//! When the submission ring is full, requests wait in a backlog in order. Their slots stay *queued*: a request that is
+//! dropped there never reaches the kernel.
+//!
+//! The driver has requests of its own, under reserved tokens: a read of the [`Unparker`]'s event, always armed, which is
+//! how other threads wake a parked worker; cancellations; and the closing of direct descriptors.
+#![expect(unsafe_code, reason = "enters the ring, and shows the kernel addresses of what slots own")]
+
+mod fs;
+mod misc;
+mod net;
+mod receive_ring;
+mod setup;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::slab::StableSlab;
+use super::{
+    Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
+    DriverCounters, Resource, Token, Unparker, Yields, own_fd,
+};
+use crate::io::buf::{ArenaId, ArenaRef, BuddyPool, Registration};
+use receive_ring::ReceiveRing;
+
+/// The read of the unparker's event.
+const WAKE: Token = Token::reserved(0);
+/// A cancellation. Its answer says whether it won.
+const CANCEL: Token = Token::reserved(1);
+/// The closing of a direct descriptor.
+const CLOSE_DIRECT: Token = Token::reserved(2);
+
+/// `IORING_ENTER_GETEVENTS`: run pending work and post completions.
+const ENTER_GETEVENTS: u32 = 1;
+/// `IORING_ENTER_EXT_ARG`: the argument carries a timeout.
+const ENTER_EXT_ARG: u32 = 1 << 3;
+/// `IORING_ENTER_REGISTERED_RING`: the descriptor is an index in the thread's table of registered rings.
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+/// `IORING_ENTER_NO_IOWAIT`: a thread that sleeps here is idle, not waiting for a disk.
+const ENTER_NO_IOWAIT: u32 = 1 << 7;
+
+/// The one index under which the arena is registered.
+const ARENA_INDEX: u16 = 0;
+
+/// One worker's io_uring.
+pub(crate) struct UringDriver {
+    /// Dropped before the memory that the kernel knows by index.
+    ring: IoUring,
+    /// The ring's index in this thread's table of registered rings, if it has one.
+    ring_index: Option<u32>,
+    no_iowait: bool,
+    backlog: VecDeque<(Token, squeue::Entry)>,
+    /// The driver's own requests that found the submission queue full.
+    own_backlog: VecDeque<squeue::Entry>,
+    unparker: Unparker,
+    /// Where the kernel puts the event's count. Boxed, so that its address does not change; nobody reads it.
+    wake_count: Box<u64>,
+    wake_armed: bool,
+    /// Set by tear-down: the wake read is not armed again.
+    closing: bool,
+    /// Cancellations and closings whose answers are outstanding.
+    own_in_flight: u32,
+    arena: Option<(ArenaId, ArenaRef)>,
+    receive_ring: Option<ReceiveRing>,
+    direct: Option<Rc<DirectTable>>,
+    capabilities: Capabilities,
+    counters: DriverCounters,
+}
+
+impl UringDriver {
+    /// A ring for the calling thread, which alone may use it.
+    ///
+    /// # Errors
+    ///
+    /// With an [`Unavailable`](super::Unavailable) as source, if this kernel or its configuration gives no ring that
+    /// Veloq can use.
+    pub(crate) fn new(config: &DriverConfig) -> io::Result<UringDriver> {
+        let setup::Made { ring, ring_index, no_iowait, direct, capabilities } = setup::make(config)?;
+        Ok(UringDriver {
+            ring,
+            ring_index,
+            no_iowait,
+            backlog: VecDeque::new(),
+            own_backlog: VecDeque::new(),
+            unparker: Unparker::new()?,
+            wake_count: Box::new(0),
+            wake_armed: false,
+            closing: false,
+            own_in_flight: 0,
+            arena: None,
+            receive_ring: None,
+            direct: direct.then(Rc::default),
+            capabilities,
+            counters: DriverCounters::default(),
+        })
+    }
+
+    /// The index of a buffer that is registered with this ring; one of another ring's is plain memory here.
+    fn fixed_index(&self, registration: Option<Registration>) -> Option<u16> {
+        let registration = registration?;
+        let (arena, _) = self.arena.as_ref()?;
+        (registration.arena == *arena).then_some(registration.index)
+    }
+
+    /// The group of the receive ring, if there is one.
+    fn receive_group(&self) -> io::Result<u16> {
+        match &self.receive_ring {
+            Some(ring) => Ok(ring.group()),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Refuses direct descriptors where the ring has no table for them.
+    fn check_direct(&self, wanted: bool) -> io::Result<()> {
+        if wanted && self.direct.is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this worker's ring has no table of direct descriptors (`DriverConfig::direct_descriptors`)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the kernel calls a descriptor.
+    fn target(&self, fd: &Descriptor) -> io::Result<Target> {
+        match fd {
+            Descriptor::Os(fd) => Ok(Target::Os(Fd(fd.as_raw_fd()))),
+            Descriptor::Direct(direct) => match &self.direct {
+                Some(table) if direct.belongs_to(table) => Ok(Target::Direct(Fixed(direct.index()))),
+                _ => Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a direct descriptor can be used on the worker that opened it only",
+                )),
+            },
+        }
+    }
+
+    /// Puts an entry into the submission queue, or gives it back if that is full.
+    fn push(&mut self, entry: squeue::Entry) -> Result<(), squeue::Entry> {
+        let mut queue = self.ring.submission();
+        // SAFETY: what the entry points to is owned by its slot, or by the driver itself for its own requests, and keeps
+        // its address until the terminal completion is reaped (`PlatformOp`'s contract; `wake_count` is boxed and
+        // dropped after the ring is quiet).
+        match unsafe { queue.push(&entry) } {
+            Ok(()) => Ok(()),
+            Err(_) => Err(entry),
+        }
+    }
+
+    /// Queues a request of the driver's own.
+    fn push_own(&mut self, entry: squeue::Entry) {
+        if let Err(entry) = self.push(entry) {
+            self.own_backlog.push_back(entry);
+        }
+    }
+
+    /// Queues what the turn has left to do: own requests, the wake read, the closing of direct descriptors, and the
+    /// backlog, in this order, as far as there is room.
+    fn fill(&mut self, slab: &mut StableSlab) {
+        while let Some(entry) = self.own_backlog.pop_front() {
+            if let Err(entry) = self.push(entry) {
+                self.own_backlog.push_front(entry);
+                return;
+            }
+        }
+        if !self.wake_armed && !self.closing {
+            let event = Fd(self.unparker.as_fd().as_raw_fd());
+            let read = opcode::Read::new(event, (&raw mut *self.wake_count).cast(), 8).build();
+            self.wake_armed = true;
+            self.push_own(read.user_data(WAKE.to_user_data()));
+        }
+        while let Some(index) = self.direct.as_ref().and_then(|table| table.pop_closing()) {
+            let close = opcode::Close::new(Fixed(index)).build();
+            self.own_in_flight += 1;
+            self.push_own(close.user_data(CLOSE_DIRECT.to_user_data()));
+        }
+        while let Some((token, entry)) = self.backlog.pop_front() {
+            if !slab.is_queued(token) {
+                continue; // Dropped or cancelled while it waited: the kernel never sees it.
+            }
+            if let Err(entry) = self.push(entry) {
+                self.backlog.push_front((token, entry));
+                return;
+            }
+            self.counters.submitted += 1;
+            slab.arm(token);
+        }
+    }
+
+    /// Whether an entry would do anything: something is queued, or the kernel has flagged pending work.
+    fn must_enter(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    /// Enters the kernel once. Submits everything queued; with `wait`, sleeps until a completion or the timeout.
+    fn enter(&mut self, wait: Option<Option<Timespec>>) -> io::Result<()> {
+        let to_submit =
+            u32::try_from(self.ring.submission().len()).expect("a ring has at most 32,768 entries");
+        let mut flags = ENTER_GETEVENTS;
+        if self.ring_index.is_some() {
+            flags |= ENTER_REGISTERED_RING;
+        }
+        self.counters.entries += 1;
+        let entered = match wait {
+            None => self.enter_raw(to_submit, 0, flags, None),
+            Some(timeout) => {
+                self.counters.parks += 1;
+                if self.no_iowait {
+                    flags |= ENTER_NO_IOWAIT;
+                }
+                match &timeout {
+                    None => self.enter_raw(to_submit, 1, flags, None),
+                    Some(timeout) => {
+                        let args = SubmitArgs::new().timespec(timeout);
+                        self.enter_raw(to_submit, 1, flags | ENTER_EXT_ARG, Some(&args))
+                    }
+                }
+            }
+        };
+        match entered.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(()) => Ok(()),
+            // The time is up; a signal came; the kernel wants its completions reaped first, or has no memory just now.
+            // None of them says that nothing was submitted: the submission queue's head does.
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    fn enter_raw(
+        &self,
+        to_submit: u32,
+        min_complete: u32,
+        flags: u32,
+        args: Option<&SubmitArgs<'_, '_>>,
+    ) -> io::Result<()> {
+        let fd = match self.ring_index {
+            Some(index) => libc::c_long::from(index),
+            None => libc::c_long::from(self.ring.as_raw_fd()),
+        };
+        let (arg, arg_bytes) = match args {
+            Some(args) => (std::ptr::from_ref(args).cast::<libc::c_void>(), size_of::<SubmitArgs<'_, '_>>()),
+            None => (std::ptr::null(), 0),
+        };
+        // SAFETY: the descriptor is our ring's, or its index in this thread's table. The entries shown hold addresses
+        // that stay valid (see `push`). With `ENTER_EXT_ARG`, `arg` is an `io_uring_getevents_arg` (which `SubmitArgs`
+        // is, transparently) that outlives the call; without, it is null.
+        let result = unsafe {
+            libc::syscall(libc::SYS_io_uring_enter, fd, to_submit, min_complete, flags, arg, arg_bytes)
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Stores every posted completion in the slab.
+    fn reap(&mut self, slab: &mut StableSlab) {
+        loop {
+            // The iterator is dropped for each completion, which publishes the head: what is stored below may not fail
+            // half way with the kernel thinking that the rest is unread.
+            let Some(entry) = self.ring.completion().next() else { break };
+            self.counters.completions += 1;
+            self.answer(slab, &entry);
+        }
+    }
+
+    /// Deals with one completion.
+    fn answer(&mut self, slab: &mut StableSlab, entry: &cqueue::Entry) {
+        let token = Token::from_user_data(entry.user_data());
+        match token {
+            WAKE => self.wake_armed = false,
+            CANCEL => {
+                self.own_in_flight -= 1;
+                match -entry.result() {
+                    0 => self.counters.cancels_won += 1,
+                    _ => self.counters.cancels_lost += 1,
+                }
+            }
+            CLOSE_DIRECT => self.own_in_flight -= 1,
+            _ => {
+                let completion = self.decode(slab.yields(token), entry);
+                slab.complete(token, completion);
+            }
+        }
+    }
+
+    /// Gives what came with a completion its owner.
+    fn decode(&mut self, yields: Yields, entry: &cqueue::Entry) -> Completion {
+        let more = cqueue::more(entry.flags());
+        let buffer = cqueue::buffer_select(entry.flags()).zip(self.receive_ring.as_mut());
+        let Ok(number) = u32::try_from(entry.result()) else {
+            if entry.result() == -libc::ENOBUFS {
+                self.counters.receive_ring_dry += 1;
+            }
+            let error = io::Error::from_raw_os_error(-entry.result());
+            return Completion { result: Err(error), more, resource: Resource::None };
+        };
+        let resource = match (yields, buffer) {
+            (_, Some((buffer, ring))) => Resource::Buffer(ring.filled(buffer, number)),
+            (Yields::OsDescriptor, None) => Resource::Descriptor(Descriptor::Os(own_fd(number))),
+            (Yields::DirectDescriptor, None) => {
+                let table =
+                    self.direct.as_ref().expect("a direct descriptor was asked of a ring that has a table");
+                Resource::Descriptor(Descriptor::Direct(DirectDescriptor::new(number, Rc::clone(table))))
+            }
+            (Yields::Number, None) => Resource::None,
+        };
+        Completion { result: Ok(number), more, resource }
+    }
+
+    /// Hands returned receive buffers to the kernel again.
+    fn refill_receive_ring(&mut self) {
+        if let Some(ring) = &mut self.receive_ring {
+            ring.refill();
+        }
+    }
+}
+
+/// What the kernel calls a descriptor: a number of the process, or an index in the ring's table.
+enum Target {
+    Os(Fd),
+    Direct(Fixed),
+}
+
+/// Builds an entry for either kind of descriptor: the two types share a trait that cannot be named.
+macro_rules! on_target {
+    ($target:expr, $fd:ident => $entry:expr) => {
+        match $target {
+            $crate::io::driver::uring::Target::Os($fd) => $entry,
+            $crate::io::driver::uring::Target::Direct($fd) => $entry,
+        }
+    };
+}
+use on_target;
+
+impl Driver for UringDriver {
+    type Entry = squeue::Entry;
+
+    fn submit(&mut self, slab: &mut StableSlab, token: Token, entry: squeue::Entry) {
+        let entry = entry.user_data(token.to_user_data());
+        if !self.backlog.is_empty() {
+            self.counters.backlogged += 1;
+            self.backlog.push_back((token, entry));
+            return;
+        }
+        match self.push(entry) {
+            Ok(()) => {
+                self.counters.submitted += 1;
+                slab.arm(token);
+            }
+            Err(entry) => {
+                self.counters.backlogged += 1;
+                self.backlog.push_back((token, entry));
+            }
+        }
+    }
+
+    fn cancel(&mut self, token: Token) {
+        self.counters.cancels += 1;
+        self.own_in_flight += 1;
+        let cancel = opcode::AsyncCancel::new(token.to_user_data()).build();
+        self.push_own(cancel.user_data(CANCEL.to_user_data()));
+    }
+
+    fn process_completions(&mut self, slab: &mut StableSlab) -> io::Result<()> {
+        self.refill_receive_ring();
+        self.fill(slab);
+        if self.must_enter() {
+            self.enter(None)?;
+        }
+        self.reap(slab);
+        // What did not fit goes with the next turn's entry, which the queue's being non-empty makes sure of.
+        self.fill(slab);
+        Ok(())
+    }
+
+    fn park(&mut self, slab: &mut StableSlab, deadline_ns: Option<u64>) -> io::Result<()> {
+        self.refill_receive_ring();
+        self.fill(slab);
+        let waits_behind = !self.backlog.is_empty() || !self.own_backlog.is_empty();
+        let has_news = !self.ring.completion().is_empty() || slab.has_notices();
+        if waits_behind || has_news {
+            return self.process_completions(slab);
+        }
+        let timeout = deadline_ns.map(|deadline_ns| {
+            let left_ns = deadline_ns.saturating_sub(self.now_ns());
+            let nanos = u32::try_from(left_ns % 1_000_000_000).expect("a remainder of 10^9 fits");
+            Timespec::new().sec(left_ns / 1_000_000_000).nsec(nanos)
+        });
+        self.enter(Some(timeout))?;
+        self.reap(slab);
+        Ok(())
+    }
+
+    fn register_buffers(&mut self, pool: &BuddyPool, config: &DriverConfig) {
+        if config.without.contains(&"registered_buffers") {
+            self.capabilities.refused(
+                "registered_buffers",
+                "switched off",
+                "take it out of `DriverConfig::without`",
+            );
+        } else {
+            let arena = pool.arena();
+            let whole = libc::iovec { iov_base: arena.base().as_ptr().cast(), iov_len: arena.len() };
+            // SAFETY: the arena's mapping outlives the registration: `self.arena` holds it until after the ring is closed.
+            match unsafe { self.ring.submitter().register_buffers(&[whole]) } {
+                Ok(()) => {
+                    arena.set_registered(ARENA_INDEX);
+                    self.arena = Some((arena.id(), arena));
+                    self.capabilities.granted("registered_buffers");
+                }
+                Err(error) => self.capabilities.refused(
+                    "registered_buffers",
+                    error,
+                    "raise RLIMIT_MEMLOCK or make the pool smaller; buffers travel as plain memory",
+                ),
+            }
+        }
+        if config.receive_buffers == 0 || config.without.contains(&"receive_ring") {
+            self.capabilities.refused("receive_ring", "switched off", "set `DriverConfig::receive_buffers`");
+            return;
+        }
+        match ReceiveRing::register(&self.ring, pool, config) {
+            Ok(ring) => {
+                self.receive_ring = Some(ring);
+                self.capabilities.granted("receive_ring");
+            }
+            Err(error) => self.capabilities.refused(
+                "receive_ring",
+                error,
+                "make the pool larger or the ring smaller; each receive brings its own buffer",
+            ),
+        }
+    }
+
+    fn unparker(&self) -> Unparker {
+        self.unparker.clone()
+    }
+
+    fn now_ns(&self) -> u64 {
+        crate::os::monotonic_ns()
+    }
+
+    fn quiesce(&mut self, _slab: &mut StableSlab) -> bool {
+        if !self.closing {
+            self.closing = true;
+            if self.wake_armed {
+                self.cancel(WAKE);
+            }
+        }
+        let closing_left = self.direct.as_ref().is_some_and(|table| table.has_closing());
+        !self.wake_armed && self.own_in_flight == 0 && !closing_left
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+impl Drop for UringDriver {
+    /// A registered ring keeps itself open: it must leave the thread's table before its descriptor is closed.
+    fn drop(&mut self) {
+        if let Some(ring) = self.receive_ring.take() {
+            ring.unregister(&self.ring);
+        }
+        if let Some(index) = self.ring_index {
+            setup::unregister_ring(&self.ring, index);
+        }
+        // The wake read is the driver's own: if tear-down did not get it back, the kernel may still write the count.
+        if self.wake_armed {
+            std::mem::forget(std::mem::take(&mut self.wake_count));
+        }
+    }
+}
+
+impl fmt::Debug for UringDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UringDriver").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}

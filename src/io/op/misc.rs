@@ -1,0 +1,69 @@
+//! Operations that belong to neither files nor sockets: nop, poll, close, cancel.
+
+use std::io;
+
+use super::seal;
+use crate::io::driver::{Completion, Descriptor, OpLifecycle, SharedDescriptor, Token};
+
+/// Does nothing, by way of the kernel.
+#[derive(Debug, Default)]
+pub struct Nop;
+
+/// Waits until a descriptor is ready. Yields the `poll(2)` events that are.
+#[derive(Debug)]
+pub struct Poll {
+    pub(crate) fd: SharedDescriptor,
+    /// The `poll(2)` events to wait for; an error or a hang-up ends the wait in any case.
+    pub(crate) events: u32,
+}
+
+/// Closes a descriptor, and yields what the kernel said to it.
+#[derive(Debug)]
+pub struct Close {
+    /// Taken out when the kernel has closed it. A close that never ran leaves it here, and the drop closes it.
+    pub(crate) descriptor: Option<Descriptor>,
+}
+
+/// Asks for the cancellation of another operation. Yields whether it was found and stopped.
+#[derive(Debug)]
+pub struct Cancel {
+    pub(crate) target: Token,
+}
+
+seal!(Nop, Poll, Close, Cancel);
+
+impl OpLifecycle for Nop {
+    type Output = io::Result<()>;
+    const KIND: &'static str = "nop";
+
+    fn into_output(self, completion: Completion) -> io::Result<()> {
+        completion.into_unit()
+    }
+}
+
+impl OpLifecycle for Poll {
+    type Output = io::Result<u32>;
+    const KIND: &'static str = "poll";
+
+    fn into_output(self, completion: Completion) -> io::Result<u32> {
+        completion.result
+    }
+}
+
+impl OpLifecycle for Close {
+    type Output = io::Result<()>;
+    const KIND: &'static str = "close";
+
+    fn into_output(self, completion: Completion) -> io::Result<()> {
+        completion.into_unit()
+    }
+}
+
+impl OpLifecycle for Cancel {
+    type Output = io::Result<()>;
+    const KIND: &'static str = "cancel";
+
+    fn into_output(self, completion: Completion) -> io::Result<()> {
+        completion.into_unit()
+    }
+}

@@ -1,0 +1,276 @@
+//! Operations on sockets.
+//!
+//! Those that receive from a stream hold the socket's [`Stash`]: if nobody waits for their answer any more, what they
+//! received is kept there for the next caller.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::{copy_of, filled, filled_vec, seal};
+use crate::io::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::driver::{
+    Completion, Descriptor, MultishotLifecycle, OpLifecycle, Resource, SharedDescriptor,
+};
+use crate::io::stash::Stash;
+
+/// Makes a socket.
+#[derive(Debug)]
+pub struct Socket {
+    pub(crate) domain: i32,
+    pub(crate) kind: i32,
+    pub(crate) protocol: i32,
+    /// Whether the socket is to be a direct descriptor of this worker's ring.
+    pub(crate) direct: bool,
+}
+
+/// Connects a socket.
+#[derive(Debug)]
+pub struct Connect {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) to: socket2::SockAddr,
+}
+
+/// Accepts one connection. Yields it and its peer.
+#[derive(Debug)]
+pub struct Accept {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) direct: bool,
+    /// Who connected; known once the completion is decoded.
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// Accepts connection after connection. Their peers are asked for separately.
+#[derive(Debug)]
+pub struct AcceptMany {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) direct: bool,
+}
+
+/// Receives into one buffer.
+#[derive(Debug)]
+pub struct Recv<B> {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) buf: B,
+    /// `recv(2)` flags.
+    pub(crate) flags: i32,
+    /// Where bytes go that nobody waits for; `None` for a datagram socket, where they are one lost datagram.
+    pub(crate) stash: Option<Rc<Stash>>,
+}
+
+/// Receives again and again, each time into a buffer that the kernel picks from the receive ring.
+#[derive(Debug)]
+pub struct RecvMany {
+    pub(crate) fd: SharedDescriptor,
+}
+
+/// Receives into several buffers, one after the other.
+#[derive(Debug)]
+pub struct RecvVectored<V> {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) bufs: V,
+    pub(crate) stash: Option<Rc<Stash>>,
+}
+
+/// Receives one message and who sent it.
+#[derive(Debug)]
+pub struct RecvFrom<B> {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) buf: B,
+    /// `recvmsg(2)` flags.
+    pub(crate) flags: i32,
+    /// Who sent it, if that is an internet address; known once the completion is decoded.
+    pub(crate) from: Option<SocketAddr>,
+}
+
+/// Sends one buffer.
+#[derive(Debug)]
+pub struct Send<B> {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) buf: B,
+    /// `send(2)` flags.
+    pub(crate) flags: i32,
+}
+
+/// Sends several buffers, one after the other, as one message where messages are kept apart.
+#[derive(Debug)]
+pub struct SendVectored<V> {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) bufs: V,
+    /// To whom, for a socket that is not connected; boxed, so that the usual case stays small.
+    pub(crate) to: Option<Box<socket2::SockAddr>>,
+}
+
+/// Sends one message to an address.
+#[derive(Debug)]
+pub struct SendTo<B> {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) buf: B,
+    pub(crate) to: socket2::SockAddr,
+}
+
+/// Ends one or both directions of a connection.
+#[derive(Debug)]
+pub struct Shutdown {
+    pub(crate) fd: SharedDescriptor,
+    pub(crate) how: std::net::Shutdown,
+}
+
+seal!(
+    Socket, Connect, Accept, AcceptMany, RecvMany, Shutdown, Recv<B: IoBufMut>, RecvVectored<V: IoBufMutVec>,
+    RecvFrom<B: IoBufMut>, Send<B: IoBuf>, SendVectored<V: IoBufVec>, SendTo<B: IoBuf>,
+);
+
+impl OpLifecycle for Socket {
+    type Output = io::Result<Descriptor>;
+    const KIND: &'static str = "socket";
+
+    fn into_output(self, completion: Completion) -> io::Result<Descriptor> {
+        completion.into_descriptor()
+    }
+}
+
+impl OpLifecycle for Connect {
+    type Output = io::Result<()>;
+    const KIND: &'static str = "connect";
+
+    fn into_output(self, completion: Completion) -> io::Result<()> {
+        completion.into_unit()
+    }
+}
+
+impl OpLifecycle for Accept {
+    type Output = io::Result<(Descriptor, Option<SocketAddr>)>;
+    const KIND: &'static str = "accept";
+
+    fn into_output(self, completion: Completion) -> io::Result<(Descriptor, Option<SocketAddr>)> {
+        Ok((completion.into_descriptor()?, self.peer))
+    }
+}
+
+impl OpLifecycle for AcceptMany {
+    type Output = io::Result<Descriptor>;
+    const KIND: &'static str = "accept (multishot)";
+
+    fn into_output(self, completion: Completion) -> io::Result<Descriptor> {
+        completion.into_descriptor()
+    }
+}
+
+impl MultishotLifecycle for AcceptMany {
+    type Item = io::Result<Descriptor>;
+
+    fn into_item(completion: Completion) -> io::Result<Descriptor> {
+        completion.into_descriptor()
+    }
+}
+
+impl<B: IoBufMut> OpLifecycle for Recv<B> {
+    type Output = BufResult<usize, B>;
+    const KIND: &'static str = "recv";
+
+    fn into_output(self, completion: Completion) -> BufResult<usize, B> {
+        if let Some(stash) = &self.stash {
+            stash.receive_ended();
+        }
+        filled(self.buf, completion)
+    }
+
+    fn abandon(self, completion: Completion) {
+        let stash = self.stash.clone();
+        let (result, buf) = self.into_output(completion);
+        if let Some(stash) = stash {
+            stash.keep(result, |bytes| copy_of(&[buf], bytes));
+        }
+    }
+}
+
+impl OpLifecycle for RecvMany {
+    type Output = io::Result<FixedBuf>;
+    const KIND: &'static str = "recv (multishot)";
+
+    fn into_output(self, completion: Completion) -> io::Result<FixedBuf> {
+        Self::into_item(completion)
+    }
+}
+
+impl MultishotLifecycle for RecvMany {
+    type Item = io::Result<FixedBuf>;
+
+    /// The end of the stream is an empty buffer.
+    fn into_item(completion: Completion) -> io::Result<FixedBuf> {
+        completion.result?;
+        match completion.resource {
+            Resource::Buffer(buf) => Ok(buf),
+            Resource::None => Ok(FixedBuf::heap(0)),
+            Resource::Descriptor(_) => panic!("a receive does not yield a descriptor"),
+        }
+    }
+}
+
+impl<V: IoBufMutVec> OpLifecycle for RecvVectored<V> {
+    type Output = BufResult<usize, V>;
+    const KIND: &'static str = "recv (vectored)";
+
+    fn into_output(self, completion: Completion) -> BufResult<usize, V> {
+        if let Some(stash) = &self.stash {
+            stash.receive_ended();
+        }
+        filled_vec(self.bufs, completion)
+    }
+
+    fn abandon(self, completion: Completion) {
+        let stash = self.stash.clone();
+        let (result, bufs) = self.into_output(completion);
+        if let Some(stash) = stash {
+            stash.keep(result, |bytes| copy_of(&bufs, bytes));
+        }
+    }
+}
+
+impl<B: IoBufMut> OpLifecycle for RecvFrom<B> {
+    type Output = BufResult<(usize, Option<SocketAddr>), B>;
+    const KIND: &'static str = "recvmsg";
+
+    fn into_output(self, completion: Completion) -> Self::Output {
+        let from = self.from;
+        let (result, buf) = filled(self.buf, completion);
+        (result.map(|bytes| (bytes, from)), buf)
+    }
+}
+
+impl<B: IoBuf> OpLifecycle for Send<B> {
+    type Output = BufResult<usize, B>;
+    const KIND: &'static str = "send";
+
+    fn into_output(self, completion: Completion) -> BufResult<usize, B> {
+        (completion.into_bytes(), self.buf)
+    }
+}
+
+impl<V: IoBufVec> OpLifecycle for SendVectored<V> {
+    type Output = BufResult<usize, V>;
+    const KIND: &'static str = "sendmsg (vectored)";
+
+    fn into_output(self, completion: Completion) -> BufResult<usize, V> {
+        (completion.into_bytes(), self.bufs)
+    }
+}
+
+impl<B: IoBuf> OpLifecycle for SendTo<B> {
+    type Output = BufResult<usize, B>;
+    const KIND: &'static str = "sendmsg";
+
+    fn into_output(self, completion: Completion) -> BufResult<usize, B> {
+        (completion.into_bytes(), self.buf)
+    }
+}
+
+impl OpLifecycle for Shutdown {
+    type Output = io::Result<()>;
+    const KIND: &'static str = "shutdown";
+
+    fn into_output(self, completion: Completion) -> io::Result<()> {
+        completion.into_unit()
+    }
+}

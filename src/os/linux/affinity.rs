@@ -1,0 +1,39 @@
+//! Which processors a thread may run on.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// A set of processors, as the kernel keeps one for each thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Affinity(CpuSet);
+
+impl Affinity {
+    /// Where the calling thread may run.
+    pub(crate) fn of_this_thread() -> io::Result<Affinity> {
+        Ok(Affinity(sched_getaffinity(None)?))
+    }
+
+    /// Exactly one processor.
+    pub(crate) fn only(cpu: usize) -> Affinity {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        Affinity(set)
+    }
+
+    /// The processors, in order of their numbers.
+    pub(crate) fn cpus(&self) -> Vec<usize> {
+        (0..CpuSet::MAX_CPU).filter(|cpu| self.0.is_set(*cpu)).collect()
+    }
+
+    /// Moves the calling thread here, and keeps it here.
+    pub(crate) fn apply_to_this_thread(&self) -> io::Result<()> {
+        Ok(sched_setaffinity(None, &self.0)?)
+    }
+}
+
+impl std::fmt::Debug for Affinity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Affinity").field(&self.cpus()).finish()
+    }
+}

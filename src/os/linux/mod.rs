@@ -1,0 +1,11 @@
+//! Linux's own calls.
+
+mod affinity;
+mod clock;
+pub(crate) mod map;
+mod status;
+
+pub(crate) use affinity::Affinity;
+pub(crate) use clock::monotonic_ns;
+pub(crate) use map::Mapping;
+pub use status::FileStatus;
