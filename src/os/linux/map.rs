@@ -36,7 +36,8 @@ impl Mapping {
         let base = unsafe {
             mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         }?;
-        let base = NonNull::new(base.cast::<u8>()).expect("the kernel maps nothing at address 0 unless told to");
+        let base =
+            NonNull::new(base.cast::<u8>()).expect("the kernel maps nothing at address 0 unless told to");
         Ok(Mapping { base, len })
     }
 
