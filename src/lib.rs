@@ -3,5 +3,6 @@
 pub mod io;
 pub mod runtime;
 mod sync;
+pub mod task;
 #[cfg(not(loom))]
 mod os;

@@ -1,3 +1,4 @@
 //! Workers, tasks, timers and the mesh.
 
 pub(crate) mod mesh;
+pub(crate) mod task;

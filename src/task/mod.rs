@@ -1,1 +1,9 @@
-//! (layer: interface)
+//! Tasks: what runs on the workers, and how to wait for it or end it.
+//!
+//! A task is a future that a worker drives to its end. Spawning one gives a [`JoinHandle`], which is itself a future and
+//! yields what the task returned, or a [`JoinError`] that says why it did not: a panic ends its task and nothing else.
+//!
+//! A task stays on the worker on which it was first polled; its future is polled and dropped there and nowhere else. So it may
+//! hold an `Rc`, a socket or a file. The handle may go anywhere, if what the task returns may.
+
+pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId};

@@ -15,7 +15,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::task::{Context, Waker};
+use std::task::{Context, RawWakerVTable, Waker};
 
 /// What a runtime supplies so that the I/O layer can hold and wake its tasks without knowing them.
 ///
@@ -35,8 +35,18 @@ pub(crate) struct WaiterVTable {
 pub(crate) struct RawWaiter {
     /// Equal to `Waker::data` of the task's own waker.
     pub(crate) data: *const (),
+    /// Equal to `Waker::vtable` of the task's own waker. A foreign waker may well carry the same data pointer (one
+    /// that wraps the task's waker and wants to be told first); its vtable differs.
+    pub(crate) waker_vtable: &'static RawWakerVTable,
     /// The runtime's functions for `data`.
     pub(crate) vtable: &'static WaiterVTable,
+}
+
+impl RawWaiter {
+    /// Whether `waker` is the task's own.
+    fn is_waker(&self, waker: &Waker) -> bool {
+        std::ptr::eq(self.data, waker.data()) && std::ptr::eq(self.waker_vtable, waker.vtable())
+    }
 }
 
 thread_local! {
@@ -75,7 +85,7 @@ impl Waiter {
     /// The waiter that stands for `cx`.
     pub(crate) fn of(cx: &Context<'_>) -> Waiter {
         match RUNNING.get() {
-            Some(task) if std::ptr::eq(task.data, cx.waker().data()) => {
+            Some(task) if task.is_waker(cx.waker()) => {
                 // SAFETY: `run_as` vouches for `task` until its poll returns, and we are inside that poll.
                 unsafe { (task.vtable.retain)(task.data) };
                 Waiter::Task(TaskRef(task))
@@ -87,7 +97,7 @@ impl Waiter {
     /// Whether waking `self` would wake what `cx` stands for, so that it need not be replaced.
     pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
         match self {
-            Waiter::Task(task) => std::ptr::eq(task.0.data, cx.waker().data()),
+            Waiter::Task(task) => task.0.is_waker(cx.waker()),
             Waiter::Waker(waker) => waker.will_wake(cx.waker()),
         }
     }

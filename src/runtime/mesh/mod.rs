@@ -12,4 +12,6 @@
 //! A ring is bounded. A value that does not fit comes back to its sender, who keeps it: a slow receiver is
 //! felt where the work comes from, and nowhere else.
 
+pub(crate) mod doorbell;
+pub(crate) mod mailbox;
 pub(crate) mod ring;

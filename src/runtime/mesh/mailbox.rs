@@ -1,0 +1,162 @@
+//! What other threads see of a worker: where to leave a task, how to ring, how loaded it is.
+//!
+//! A [`Mailbox`] is shared (`Arc`) by the worker, by the senders of the mesh, by handles outside the runtime, and by
+//! each of the worker's tasks. So it outlives the worker: the last waker that somebody forgot in a static still finds
+//! it, pushes in vain, and leaks nothing.
+//!
+//! # The end of the remote list
+//!
+//! While the worker is open it is the only one who takes from the list. Closing hands that right over:
+//!
+//! ```text
+//!   pusher                                        closer
+//!   push the node                                 close the doorbell: fetch_or(CLOSED) on the control word
+//!   ring: fetch_or(REMOTE) on the control word    sweep
+//!   was CLOSED on? ─▶ sweep
+//! ```
+//!
+//! Both are read-modify-writes of one word. If the pusher rings first, the closer's sweep finds the node. If the closer is
+//! first, the pusher is told, and sweeps itself. A node behind the gap of an unfinished push (see
+//! [`RemoteList`]) is found by the sweep of the one who closes the gap: that one has yet to ring.
+//!
+//! Several may want to sweep at once, and only one may take. The first in is the sweeper; the others leave a mark in
+//! [`Mailbox::sweepers`] and go away, and the sweeper goes round again until there was no new mark. So nobody waits. A
+//! sweep gives back references, and drops the closures of tasks that were never adopted: those are `Send`, and their
+//! handles report a cancelled task. Only after a worker has closed can `wake` thereby run a destructor that is not its own.
+#![expect(unsafe_code, reason = "says who may take from the remote list, which only one may at a time")]
+
+use std::fmt;
+
+use crossbeam_utils::CachePadded;
+
+use super::doorbell::{Doorbell, Receiver};
+use crate::runtime::task::{RemoteList, TaskRef};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::{Arc, mutant};
+
+/// A worker's public side.
+pub(crate) struct Mailbox {
+    doorbell: Doorbell,
+    /// Tasks that other threads woke or sent.
+    pub(in crate::runtime) remote: RemoteList,
+    /// After closing: how many found the list in need of a sweep since the sweeper last looked.
+    sweepers: AtomicUsize,
+    /// Written by the worker once a turn, read by whoever places tasks.
+    load: CachePadded<LoadWords>,
+}
+
+/// The words behind [`Load`]: one writer, and readers that are content with an older value.
+struct LoadWords {
+    ready: AtomicUsize,
+    turn: AtomicU64,
+}
+
+/// How busy a worker is, as it said itself a moment ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Tasks that were ready at the end of the turn.
+    pub(crate) ready: usize,
+    /// The number of the turn. One that stands still while `ready` is not zero is a worker that is stuck in a poll.
+    pub(crate) turn: u64,
+}
+
+impl Mailbox {
+    /// The mailbox of a worker to which `senders` workers may send over the mesh.
+    ///
+    /// `unpark` wakes the worker out of its park, or makes its next park return at once. It may be called from any
+    /// thread, at any time until the mailbox is dropped, which is later than the worker's end: it must own what it needs.
+    pub(crate) fn new(senders: usize, unpark: impl Fn() + Send + Sync + 'static) -> Arc<Mailbox> {
+        Arc::new(Mailbox {
+            doorbell: Doorbell::new(senders, unpark),
+            remote: RemoteList::new(),
+            sweepers: AtomicUsize::new(0),
+            load: CachePadded::new(LoadWords { ready: AtomicUsize::new(0), turn: AtomicU64::new(0) }),
+        })
+    }
+
+    /// The worker's doorbell.
+    pub(crate) fn doorbell(&self) -> &Doorbell {
+        &self.doorbell
+    }
+
+    /// Makes the worker look around, without leaving it anything. For news that it finds elsewhere, such as a request to
+    /// stop: publish it first.
+    pub(crate) fn nudge(&self) {
+        self.ring_remote();
+    }
+
+    /// Sends a task to the worker, which adopts it in its next turn. If the worker has closed, the task is cancelled
+    /// instead.
+    ///
+    /// # Panics
+    ///
+    /// If the task was made for another worker.
+    pub(crate) fn push(&self, task: TaskRef) {
+        assert!(task.is_for(self), "a task is pushed to the worker it was made for");
+        self.remote.push_fresh(task);
+        self.ring_remote();
+    }
+
+    /// Rings after a push, and sees to it that a list whose worker is gone gets empty.
+    ///
+    /// The caller keeps the mailbox alive by something other than what it pushed.
+    pub(in crate::runtime) fn ring_remote(&self) {
+        if self.doorbell.ring_remote() == Receiver::Closed && !mutant("push: leave a closed list alone") {
+            self.sweep();
+        }
+    }
+
+    /// Ends the worker's public side: what is in the list is given back or cancelled, and so is whatever comes later.
+    /// The worker takes from the list no more.
+    pub(in crate::runtime) fn close(&self) {
+        self.doorbell.close();
+        self.sweep();
+    }
+
+    /// Whether the worker has closed. A hint unless the answer is yes.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.doorbell.is_closed()
+    }
+
+    /// Says how busy the worker is. For the worker, once a turn.
+    pub(crate) fn set_load(&self, load: Load) {
+        // Relaxed: hints for placement. Nothing is read on the strength of them.
+        self.load.ready.store(load.ready, Relaxed);
+        self.load.turn.store(load.turn, Relaxed);
+    }
+
+    /// How busy the worker is, or was a moment ago.
+    pub(crate) fn load(&self) -> Load {
+        Load { ready: self.load.ready.load(Relaxed), turn: self.load.turn.load(Relaxed) }
+    }
+
+    /// Empties the list of a closed worker, unless somebody is at it; that one then goes round again.
+    fn sweep(&self) {
+        // Acquire: pairs with the Release of the sweeper before us, whose place at the list's end we take. Release: pairs with
+        // the Acquire of the exchange below, by which the present sweeper learns of our push.
+        if self.sweepers.fetch_add(1, AcqRel) != 0 && !mutant("sweep: everyone at once") {
+            return;
+        }
+        let mut seen = 1;
+        loop {
+            // SAFETY: the worker has closed, so it polls no more and takes only here; and among those who come here, only the one
+            // who brought `sweepers` up from zero gets this far, until the exchange below sets it back. The closing bit
+            // and then `sweepers` order each taker after the one before (text of this module).
+            unsafe { self.remote.discard() };
+            match self.sweepers.compare_exchange(seen, 0, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(marks) => seen = marks,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox")
+            .field("doorbell", &self.doorbell)
+            .field("load", &self.load())
+            .finish_non_exhaustive()
+    }
+}

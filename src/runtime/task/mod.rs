@@ -1,0 +1,136 @@
+//! The task cell: one allocation that holds a task from spawn to join, and the protocol by which threads share it.
+//!
+//! ```text
+//! ┌ Header ───────────────────────────────────────────────┐┌ Stage ──────────────────────────────┐
+//! │ shared:  remote word · references · join word · link  ││ Start(closure) ─▶ Future ─▶ Output  │
+//! │ owner's: life, ready, aborted, waiters, queue links   ││        └────────────┴─▶ Empty ◀─┘   │
+//! │ fixed:   vtable, mailbox, id, spawn location          │└─────────────────────────────────────┘
+//! └───────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A task belongs to one worker, its *owner*, for life. The owner polls it, and only the owner ever touches the future.
+//! Everybody else (wakers on other threads, join and abort handles) sees the header's shared half. The owner's half is
+//! plain memory: on the paths that run a million times a second (wake here, poll, an operation that waits) there is not one
+//! atomic read-modify-write.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`state`] | the header and the transitions of its words |
+//! | [`raw`] | the cell with its future, the vtable, counted references, [`TaskRef`] |
+//! | [`waker`] | the [`Waker`](std::task::Waker) and the [`Waiter`](crate::io::driver::waiter::Waiter) over a header |
+//! | [`join`] | [`JoinHandle`], [`AbortHandle`], [`JoinError`] |
+//! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
+//! | [`local`] | [`Local`]: the owner's task list and ready queue, and everything it does with a task |
+//!
+//! # A task's life, as its owner sees it
+//!
+//! ```text
+//!              TaskRef dropped, or worker closed: closure dropped there, Err(cancelled)
+//!           ┌────────────────────────────────────────────────────────────▶ (complete, never linked)
+//!        Fresh ──adopt──▶ Linked ──────────── completed, panicked, aborted, closed ───────────▶ Done
+//!                 spawn ──▶ │  ▲                                                               │
+//!                           ▼  │ poll: Pending                              out of the queue, no waiters
+//!                    ready queue ─▶ polled                                                     ▼
+//!                           ▲  wakes while polled                               owner's reference released
+//!                           └──┘ (to the back)
+//! ```
+//!
+//! *Linked* means: in the owner's task list, unfinished. *Ready* is a flag beside it and means: linked into the ready
+//! queue. It is cleared just before the poll, so a task that is woken while it is polled goes to the back of the queue
+//! and needs no third state. A task that is Done may still sit in the queue; it is skipped there.
+//!
+//! A task from another thread is *Fresh*: a closure that is `Send`, not yet a future. It arrives by the remote list
+//! or as a [`TaskRef`] in a message, is adopted (linked, made ready), and the closure is called at the first poll. Until
+//! then it can be dropped on any thread.
+//!
+//! # Who keeps the memory
+//!
+//! The header is freed, on whichever thread that happens, when the atomic count falls to zero. Counted are:
+//!
+//! - each `Waker`, `JoinHandle`, `AbortHandle`, `TaskRef`;
+//! - the node in the remote list, while it is there;
+//! - **one** for the owner, for as long as the task is linked *or* ready *or* has waiters. All three are plain
+//!   words. Once all are false none can become true again (only a linked task is queued, and waiters are made during a
+//!   poll), so the owner gives its reference back exactly once: after each change that makes one of them false it asks
+//!   whether that was the last.
+//!
+//! By then the stage is empty: the owner drops the future when it completes the task, and an output is dropped at
+//! completion (handle gone) or by the handle. So a foreign thread that frees a header runs nobody's destructor.
+//!
+//! # Waking
+//!
+//! *On the owner* (the thread-local [`Local`] has the header's mailbox): if the task is linked and not ready, it is marked
+//! ready and pushed on the queue. Three plain stores.
+//!
+//! *Elsewhere*, with the remote word's bits QUEUED, ABORT, FRESH:
+//!
+//! ```text
+//!   waker                                             owner
+//! w1  write what the task is to see                o1  take the node out of the list
+//! w2  before := fetch_or(QUEUED)                   o2  before := fetch_and(!QUEUED)
+//!     was QUEUED? ─▶ done                          o3  ABORT in before? remember it
+//! w3  references + 1, push the node                o4  ready; references − 1
+//! w4  ring the doorbell                            o5  poll
+//! ```
+//!
+//! The task is in the list at most once, because only the one who turns QUEUED on pushes, and it is turned off only after
+//! the node has left the list. No wake is lost: w2 and o2 are read-modify-writes of one word. If w2 finds QUEUED, then o2
+//! is still to come, reads from w2 (or later in its release sequence), and the poll o5 after it sees w1. If it does not, the node is
+//! pushed and o1 finds it. Hence QUEUED is turned off *before* the poll; after it, a wake that came during the poll would
+//! be forgotten. Abort is the same with w2 setting ABORT in the same instruction. `wake` is wait-free: one fetch_or, one
+//! add, one swap, one store, and the ring; it never allocates, never spins, and runs nobody else's code as long as the
+//! worker is open.
+//!
+//! A Fresh task has QUEUED on from birth: it will be made ready anyway, so all that abort has to do is leave its bit.
+//!
+//! # Closing
+//!
+//! [`Local::close`] drops every future, on this thread. A push from elsewhere after that must neither be polled nor leak: the
+//! node holds a reference to a header that holds the mailbox that holds the list. The pusher learns of the close by the
+//! very instruction that rings (see [`doorbell`](crate::runtime::mesh::doorbell)) and then empties the list itself; see
+//! [`mailbox`](crate::runtime::mesh::mailbox). A Fresh task found there is cancelled, any other node only gives back its reference.
+//!
+//! # Joining
+//!
+//! The join word has the bits COMPLETE (set by the owner, once), HANDLE (cleared when the `JoinHandle` is dropped) and
+//! WAKER. Each change is one read-modify-write whose answer says who owns what from there on:
+//!
+//! ```text
+//!   the waker slot belongs to     the handle while WAKER is off; to nobody while it is on;
+//!                                 to whoever turns it off: the handle by retract, or the owner by COMPLETE
+//!   the output belongs to         the owner until COMPLETE; then to the handle if HANDLE was on, else to the owner,
+//!                                 which drops it
+//! ```
+//!
+//! - *wait*: write the slot, turn WAKER on. Was COMPLETE on? Then the owner never saw WAKER; the slot is still the handle's,
+//!   and the output is there.
+//! - *wait with another waker*: turn WAKER off first. Was COMPLETE on? Then the owner has the slot; take the output.
+//! - *drop*: turn HANDLE and WAKER off. Was COMPLETE on? Then the output is the handle's to drop. Else a waker in the slot
+//!   is, and the output will be the owner's.
+//! - *complete*: write the output, turn COMPLETE on. Was WAKER on? Take the slot and wake. Was HANDLE off? Drop the output.
+//!
+//! # User code
+//!
+//! Polls, destructors and wakers are other people's code. They may spawn, wake, abort, drop handles and panic. So nothing
+//! is borrowed while they run (all of the owner's words are `Cell`s, each list operation is complete before and after), and each
+//! such call is caught where it is made: a panic becomes the task's [`JoinError`]; one that has no task to go to (a
+//! detached output's destructor, a join waker) ends there. A panic payload may itself panic when it is dropped; then
+//! *its* payload is leaked, since that game has no other end.
+
+mod join;
+mod local;
+mod raw;
+mod remote;
+mod state;
+mod waker;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use join::{AbortHandle, JoinError, JoinHandle};
+pub(crate) use local::{Entered, Local, TaskCounters};
+pub(crate) use raw::TaskRef;
+pub(in crate::runtime) use remote::RemoteList;
+pub use state::TaskId;

@@ -1,0 +1,409 @@
+//! The cell of a task: the header, and behind it the closure, the future or the output.
+//!
+//! Everyone but this file knows a task as a pointer to its [`Header`]; what depends on the future's type goes through the
+//! header's [`VTable`]. A [`Shared`] is one of the counted references, and the only thing that frees a cell.
+//!
+//! The stage is touched by one party at a time, as the text of [`super`] lays down: before adoption whoever holds the
+//! [`TaskRef`], then the owner until completion, then the `JoinHandle` if there is one. The vtable's functions say which of
+//! them may call.
+#![expect(
+    unsafe_code,
+    reason = "one allocation of unknown type, shared by pointers that are counted by hand"
+)]
+
+use std::any::Any;
+use std::fmt;
+use std::mem;
+use std::ops::Deref;
+use std::panic::Location;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::task::{Context, Poll};
+
+use super::join::{JoinError, JoinHandle};
+use super::state::{Header, Origin};
+use super::waker;
+use crate::runtime::mesh::mailbox::Mailbox;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::{Arc, UnsafeCell};
+
+/// What depends on the type of the task's future. Each function takes a pointer to the header of a live cell of that type.
+pub(super) struct VTable {
+    /// Polls the task, and completes it when it ends. Called by the owner, on a task that is Linked, outside of any
+    /// other call on the same task.
+    pub(super) poll: unsafe fn(NonNull<Header>) -> Poll<()>,
+    /// Drops the closure or future and completes the task as cancelled. Called by whoever has the stage (the owner, or
+    /// the holder of a Fresh task), once, on a task that is not complete.
+    pub(super) cancel: unsafe fn(NonNull<Header>),
+    /// Moves the output into `*mut Option<Result<T, JoinError>>`, or leaves that alone if it was taken before. Called by
+    /// the handle of a complete task.
+    pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
+    /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller.
+    pub(super) drop_output: unsafe fn(NonNull<Header>),
+    /// Frees the cell. Called by whoever gave up the last reference.
+    free: unsafe fn(NonNull<Header>),
+}
+
+/// A task in memory.
+///
+/// The header comes first (`repr(C)`), so a pointer to one is a pointer to the other.
+#[repr(C)]
+struct TaskCell<S, F: Future> {
+    header: Header,
+    stage: UnsafeCell<Stage<S, F>>,
+}
+
+/// What a cell holds behind its header. `S` is the closure that makes the future on the owner.
+enum Stage<S, F: Future> {
+    /// Not polled yet; from elsewhere.
+    Start(S),
+    /// Pinned here until it is dropped.
+    Future(F),
+    /// What the handle gets.
+    Output(Result<F::Output, JoinError>),
+    /// Dropped, or taken.
+    Empty,
+}
+
+/// Makes a cell for a task spawned by its owner. It has two references, the owner's and the handle's.
+pub(super) fn spawn_here<F: Future + 'static>(
+    future: F,
+    mailbox: Arc<Mailbox>,
+    location: &'static Location<'static>,
+) -> (NonNull<Header>, JoinHandle<F::Output>) {
+    allocate::<fn() -> F, F>(Stage::Future(future), Origin::Here, mailbox, location)
+}
+
+/// Allocates a cell.
+fn allocate<S, F>(
+    stage: Stage<S, F>,
+    origin: Origin,
+    mailbox: Arc<Mailbox>,
+    location: &'static Location<'static>,
+) -> (NonNull<Header>, JoinHandle<F::Output>)
+where
+    S: FnOnce() -> F + 'static,
+    F: Future + 'static,
+{
+    let header = Header::new(origin, TaskCell::<S, F>::VTABLE, mailbox, location);
+    let cell = Box::new(TaskCell { header, stage: UnsafeCell::new(stage) });
+    let task = NonNull::from(Box::leak(cell)).cast::<Header>();
+    // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
+    // handle, whose `T` is the output type of this very cell.
+    let handle = unsafe { JoinHandle::new(Shared::from_raw(task)) };
+    (task, handle)
+}
+
+impl<S, F> TaskCell<S, F>
+where
+    S: FnOnce() -> F + 'static,
+    F: Future + 'static,
+{
+    const VTABLE: &'static VTable = &VTable {
+        poll: Self::poll,
+        cancel: Self::cancel,
+        take_output: Self::take_output,
+        drop_output: Self::drop_output,
+        free: Self::free,
+    };
+
+    /// # Safety
+    ///
+    /// As [`VTable::poll`].
+    unsafe fn poll(task: NonNull<Header>) -> Poll<()> {
+        // SAFETY: the task is Linked, so the owner's reference keeps the cell.
+        let cell = unsafe { task.cast::<Self>().as_ref() };
+        let poll = |cx: &mut Context<'_>| {
+            cell.stage.with_mut(|stage| {
+                // SAFETY: of a Linked task the stage is the owner's alone, and the executor does not nest, so no other call
+                // on it is under way: nobody else has a reference to it until `with_mut` returns.
+                let stage = unsafe { &mut *stage };
+                if let Stage::Start(_) = stage {
+                    let Stage::Start(start) = mem::replace(stage, Stage::Empty) else {
+                        unreachable!("looked at it one line above");
+                    };
+                    *stage = Stage::Future(start());
+                }
+                let Stage::Future(future) = stage else {
+                    unreachable!("a task that is not complete has a future");
+                };
+                // SAFETY: the future was moved into this heap cell before its first poll, and is moved no more: it is
+                // dropped in place by `finish`, and the cell does not move.
+                unsafe { Pin::new_unchecked(future) }.poll(cx)
+            })
+        };
+        // SAFETY: the task stays Linked until this call is over, and we run on its owner.
+        let polled = catch(|| unsafe { waker::poll_as(task, poll) });
+        let result = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(payload) => Err(JoinError::panicked(&cell.header, payload)),
+        };
+        // SAFETY: the stage is ours, as above.
+        unsafe { Self::finish(task, result) };
+        Poll::Ready(())
+    }
+
+    /// # Safety
+    ///
+    /// As [`VTable::cancel`].
+    unsafe fn cancel(task: NonNull<Header>) {
+        // SAFETY: whoever has the stage has a reference.
+        let cell = unsafe { task.cast::<Self>().as_ref() };
+        // SAFETY: the stage is the caller's.
+        unsafe { Self::finish(task, Err(JoinError::cancelled(&cell.header))) };
+    }
+
+    /// Drops what the stage holds, puts the output there, and completes the task.
+    ///
+    /// A destructor that panics makes the task one that panicked, unless it had already.
+    ///
+    /// # Safety
+    ///
+    /// The stage is the caller's, and the task is not complete.
+    unsafe fn finish(task: NonNull<Header>, mut result: Result<F::Output, JoinError>) {
+        // SAFETY: whoever has the stage has a reference.
+        let cell = unsafe { task.cast::<Self>().as_ref() };
+        if let Err(payload) = catch(|| cell.empty()) {
+            let replace = result.as_ref().err().is_none_or(|error| !error.is_panic());
+            if replace {
+                let unseen = mem::replace(&mut result, Err(JoinError::panicked(&cell.header, payload)));
+                drop_quietly(unseen);
+            } else {
+                drop_quietly(payload);
+            }
+        }
+        // SAFETY: the stage is the caller's, and Empty, so nothing is overwritten that needs dropping.
+        cell.stage.with_mut(|stage| unsafe { stage.write(Stage::Output(result)) });
+
+        let completed = cell.header.join.complete();
+        if !completed.has_handle {
+            // What a detached task's output does when it is dropped concerns nobody else.
+            let _ = catch(|| cell.empty()).map_err(drop_quietly);
+        }
+        if completed.has_waker {
+            // SAFETY: `complete` handed the slot to us.
+            let waker = cell.header.join_waker.with_mut(|slot| unsafe { (*slot).take() });
+            let waker = waker.expect("WAKER is on only while the slot is full");
+            let _ = catch(|| waker.wake()).map_err(drop_quietly);
+        }
+    }
+
+    /// Drops what the stage holds, in place, and leaves it Empty even if that panics.
+    ///
+    /// The caller has the stage. (Not an `unsafe fn`, because only the functions above can call it and each says so.)
+    fn empty(&self) {
+        /// Marks the stage as empty when it is dropped.
+        struct Emptied<S, F: Future>(*mut Stage<S, F>);
+        impl<S, F: Future> Drop for Emptied<S, F> {
+            fn drop(&mut self) {
+                // SAFETY: what was here has just been dropped in place, and the caller of `empty` has the stage.
+                unsafe { self.0.write(Stage::Empty) };
+            }
+        }
+        self.stage.with_mut(|stage| {
+            let _emptied = Emptied(stage);
+            // SAFETY: the caller has the stage; the value is valid, and is overwritten by `_emptied` without being
+            // dropped again.
+            unsafe { stage.drop_in_place() };
+        });
+    }
+
+    /// # Safety
+    ///
+    /// As [`VTable::take_output`].
+    unsafe fn take_output(task: NonNull<Header>, into: *mut ()) {
+        // SAFETY: the handle has a reference.
+        let cell = unsafe { task.cast::<Self>().as_ref() };
+        // SAFETY: the task is complete and the handle there, so the stage is the handle's, which calls us once at a time.
+        let output = cell.stage.with_mut(|stage| unsafe { stage.replace(Stage::Empty) });
+        if let Stage::Output(output) = output {
+            // SAFETY: the handle's `T` is `F::Output` (see `allocate`), and it lends us its own variable.
+            unsafe { *into.cast::<Option<Result<F::Output, JoinError>>>() = Some(output) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`VTable::drop_output`].
+    unsafe fn drop_output(task: NonNull<Header>) {
+        // SAFETY: the owner of the output has a reference.
+        unsafe { task.cast::<Self>().as_ref() }.empty();
+    }
+
+    /// # Safety
+    ///
+    /// As [`VTable::free`].
+    unsafe fn free(task: NonNull<Header>) {
+        // SAFETY: the cell was made by `Box::leak` in `allocate` with this very type, and nobody refers to it any more.
+        // The stage is Empty (module docs of `task`), so no destructor of the user's runs here.
+        drop(unsafe { Box::from_raw(task.cast::<Self>().as_ptr()) });
+    }
+}
+
+/// One counted reference to a task's cell, good on any thread.
+pub(super) struct Shared(NonNull<Header>);
+
+// SAFETY: through a `Shared` one reaches the header only. Its shared words are atomics; its plain words are behind
+// `Header::owned`, whose caller vouches for the thread; the join slot and the stage are behind functions whose callers
+// vouch for their turn. The count is atomic, and freeing runs no destructor but the mailbox's `Arc`, which is `Send`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Takes over a reference.
+    ///
+    /// # Safety
+    ///
+    /// `task` is a live cell, and the caller gives up one of its references.
+    pub(super) unsafe fn from_raw(task: NonNull<Header>) -> Shared {
+        Shared(task)
+    }
+
+    /// Gives up the reference without changing the count: what holds the pointer now holds the reference.
+    pub(super) fn into_raw(self) -> NonNull<Header> {
+        let task = self.0;
+        mem::forget(self);
+        task
+    }
+
+    /// The cell, for as long as `self` lives.
+    pub(super) fn task(&self) -> NonNull<Header> {
+        self.0
+    }
+}
+
+impl Clone for Shared {
+    fn clone(&self) -> Shared {
+        // Relaxed: a new reference is made from an old one, which keeps the cell; handing it to a thread orders the rest.
+        let before = self.references.fetch_add(1, Relaxed);
+        // As in std's Arc: forgetting two thousand million clones must not wrap around to a free cell.
+        if before > usize::MAX / 2 {
+            std::process::abort();
+        }
+        Shared(self.0)
+    }
+}
+
+impl Deref for Shared {
+    type Target = Header;
+
+    fn deref(&self) -> &Header {
+        // SAFETY: `self` is a reference that is counted, so the cell is there.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let task = self.0.as_ptr();
+        // SAFETY: `self` is counted until the subtraction below. The place is named through the pointer, so that no
+        // reference to the header lives on after that.
+        let references = unsafe { &(*task).references };
+        // If one is left it is ours, and nobody can make another: no read-modify-write is needed. Acquire, here and below,
+        // pairs with the Release of every other holder's subtraction: whatever they did to the cell happened before it is freed.
+        if references.load(Acquire) == 1 || references.fetch_sub(1, AcqRel) == 1 {
+            // SAFETY: that was the last reference.
+            unsafe { ((*task).vtable.free)(self.0) };
+        }
+    }
+}
+
+/// A task on its way to its owner: a closure that is `Send`, whose future need not be.
+///
+/// It enters its worker by [`Mailbox::push`] from any thread, or inside a message by
+/// [`Local::adopt`](super::Local::adopt). Dropped before that, it drops the closure and its handle reports
+/// that the task was cancelled.
+pub(crate) struct TaskRef(Option<Shared>);
+
+impl TaskRef {
+    /// A task for the worker of `mailbox`. `start` is called there, at the first poll, to make the future.
+    #[track_caller]
+    pub(crate) fn new_remote<S, F>(start: S, mailbox: &Arc<Mailbox>) -> (TaskRef, JoinHandle<F::Output>)
+    where
+        S: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send,
+    {
+        TaskRef::new_remote_at(start, mailbox, Location::caller())
+    }
+
+    /// [`new_remote`](TaskRef::new_remote), for callers that were told where the spawn was.
+    pub(crate) fn new_remote_at<S, F>(
+        start: S,
+        mailbox: &Arc<Mailbox>,
+        location: &'static Location<'static>,
+    ) -> (TaskRef, JoinHandle<F::Output>)
+    where
+        S: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send,
+    {
+        let (task, handle) = allocate(Stage::Start(start), Origin::Elsewhere, Arc::clone(mailbox), location);
+        // SAFETY: this takes over the first of the new cell's two references.
+        (TaskRef(Some(unsafe { Shared::from_raw(task) })), handle)
+    }
+
+    /// Takes over a Fresh task's one reference that stands for its closure.
+    ///
+    /// # Safety
+    ///
+    /// `task` is Fresh, the caller gives up the reference that came with it, and nobody else has or adopts it.
+    pub(super) unsafe fn from_raw(task: NonNull<Header>) -> TaskRef {
+        // SAFETY: the caller gives up a reference.
+        TaskRef(Some(unsafe { Shared::from_raw(task) }))
+    }
+
+    /// Hands the task on, with the reference and the duty to run or cancel it.
+    pub(super) fn into_raw(mut self) -> NonNull<Header> {
+        self.0.take().expect("only `into_raw` and `drop` take it").into_raw()
+    }
+
+    /// Whether this task is one for the worker of `mailbox`.
+    pub(crate) fn is_for(&self, mailbox: &Mailbox) -> bool {
+        self.0.as_ref().is_some_and(|task| std::ptr::eq(&raw const *task.mailbox, mailbox))
+    }
+}
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            // SAFETY: the task is Fresh, and the one who holds its `TaskRef` has the stage, whose closure is `Send`.
+            unsafe { (task.vtable.cancel)(task.task()) };
+        }
+    }
+}
+
+impl fmt::Debug for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tuple = f.debug_tuple("TaskRef");
+        if let Some(task) = &self.0 {
+            tuple.field(&task.id);
+        }
+        tuple.finish()
+    }
+}
+
+/// What a panic carries.
+pub(super) type Payload = Box<dyn Any + Send>;
+
+/// Calls user code that must not take the worker with it.
+///
+/// Under loom nothing is caught: there a panic is loom's verdict on the model.
+pub(super) fn catch<R>(user: impl FnOnce() -> R) -> Result<R, Payload> {
+    if cfg!(loom) {
+        return Ok(user());
+    }
+    // Whatever the closure leaves half done is the panicking task's own, and is dropped, not used.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(user))
+}
+
+/// Drops a value whose destructor may panic. If the payload of that panic panics in turn, *its* payload is leaked.
+pub(super) fn drop_quietly<T>(value: T) {
+    if let Err(payload) = catch(|| drop(value)) {
+        if let Err(unending) = catch(|| drop(payload)) {
+            mem::forget(unending);
+        }
+    }
+}

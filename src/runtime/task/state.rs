@@ -1,0 +1,337 @@
+//! The header of a task: its words, and every transition they make.
+//!
+//! The text of [`super`] says what the words mean together. Here each transition is one method; those on shared words are one
+//! atomic instruction whose answer is an enum or a struct that must be used.
+#![expect(unsafe_code, reason = "the owner's words are plain memory in a header that other threads can see")]
+
+use std::fmt;
+use std::panic::Location;
+use std::ptr::NonNull;
+use std::task::Waker;
+
+use super::raw::VTable;
+use super::remote::Link;
+use crate::runtime::mesh::mailbox::Mailbox;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::atomic::{AtomicU8, AtomicUsize};
+use crate::sync::{Arc, Cell, UnsafeCell, mutant};
+
+/// What is at the front of each task's allocation, whatever its future.
+///
+/// The link comes first: a node of the remote list *is* a header (`repr(C)`, so their addresses are equal).
+#[repr(C)]
+pub(super) struct Header {
+    /// The place in the owner's remote list. Belongs to whoever turned QUEUED on, then to the list.
+    pub(super) link: Link,
+    /// What other threads want of the owner.
+    pub(super) remote: Remote,
+    /// Who may read the output, and whom to wake when it is there.
+    pub(super) join: Join,
+    /// The waker of whoever awaits the `JoinHandle`. Whose it is to touch follows from `join`.
+    pub(super) join_waker: UnsafeCell<Option<Waker>>,
+    /// How many own a share of this memory.
+    pub(super) references: AtomicUsize,
+    /// Plain words; see [`Header::owned`].
+    owned: Owned,
+    /// What depends on the type of the future.
+    pub(super) vtable: &'static VTable,
+    /// The owner's mailbox. Its address says who the owner is, and it lives as long as any of its tasks' headers.
+    ///
+    /// This costs a spawn one atomic add on a line that a worker has to itself unless its tasks' last references die
+    /// elsewhere. A count split in two, as the tasks have, was considered; beside the allocation it would not be felt.
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Where it was spawned.
+    pub(super) location: &'static Location<'static>,
+    /// Its number.
+    pub(super) id: TaskId,
+}
+
+/// The words that only the owner touches, once it has adopted the task. Before that, only the one who creates it does.
+pub(super) struct Owned {
+    /// Whether the task is in the owner's list.
+    pub(super) life: Cell<Life>,
+    /// Whether the task is in the ready queue.
+    pub(super) ready: Cell<bool>,
+    /// Whether the task is to be cancelled instead of polled.
+    pub(super) aborted: Cell<bool>,
+    /// How many operations wait as this task.
+    pub(super) waiters: Cell<usize>,
+    /// The next in the ready queue.
+    pub(super) ready_next: Cell<Option<NonNull<Header>>>,
+    /// The neighbours in the task list.
+    pub(super) list_prev: Cell<Option<NonNull<Header>>>,
+    /// See `list_prev`.
+    pub(super) list_next: Cell<Option<NonNull<Header>>>,
+}
+
+/// Where a task is in its life, as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// No owner has it yet.
+    Fresh,
+    /// In the owner's list; unfinished.
+    Linked,
+    /// Complete; nothing of it is left but the header.
+    Done,
+}
+
+impl Header {
+    /// A header with references for two: the owner's side (or the `TaskRef` that will become it) and the `JoinHandle`.
+    pub(super) fn new(
+        origin: Origin,
+        vtable: &'static VTable,
+        mailbox: Arc<Mailbox>,
+        location: &'static Location<'static>,
+    ) -> Header {
+        Header {
+            link: Link::new(),
+            remote: Remote(AtomicU8::new(match origin {
+                Origin::Here => 0,
+                Origin::Elsewhere => QUEUED | FRESH,
+            })),
+            join: Join(AtomicU8::new(HANDLE)),
+            join_waker: UnsafeCell::new(None),
+            references: AtomicUsize::new(2),
+            owned: Owned {
+                life: Cell::new(Life::Fresh),
+                ready: Cell::new(false),
+                aborted: Cell::new(false),
+                waiters: Cell::new(0),
+                ready_next: Cell::new(None),
+                list_prev: Cell::new(None),
+                list_next: Cell::new(None),
+            },
+            vtable,
+            mailbox,
+            location,
+            id: TaskId::next(),
+        }
+    }
+
+    /// The owner's words.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs on the thread that owns the task. While the task is Fresh, only its creator and the thread of the
+    /// owner to be may look, and nobody changes anything.
+    pub(super) unsafe fn owned(&self) -> &Owned {
+        &self.owned
+    }
+}
+
+impl Owned {
+    /// Whether the owner's side has no use for the task any more, so that its one reference goes back.
+    pub(super) fn is_let_go(&self) -> bool {
+        self.life.get() == Life::Done && !self.ready.get() && self.waiters.get() == 0
+    }
+}
+
+/// Who made a task.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// Its owner, which links it at once.
+    Here,
+    /// Perhaps another thread; the owner has yet to adopt it.
+    Elsewhere,
+}
+
+/// The remote word.
+pub(super) struct Remote(AtomicU8);
+
+/// What a request on the remote word obliges its maker to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Request {
+    /// Push the task on the owner's remote list.
+    Push,
+    /// Nothing: the owner will come by.
+    Pending,
+}
+
+/// What the owner found in the remote word when it took the task in.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(super) struct Taken {
+    /// The task is to be adopted.
+    pub(super) fresh: bool,
+    /// The task is to be cancelled.
+    pub(super) aborted: bool,
+}
+
+impl Remote {
+    /// Asks the owner to poll the task.
+    pub(super) fn request_poll(&self) -> Request {
+        self.request(QUEUED)
+    }
+
+    /// Asks the owner to cancel the task.
+    pub(super) fn request_abort(&self) -> Request {
+        if mutant("abort: flag after the request") {
+            let request = self.request(QUEUED);
+            self.0.fetch_or(ABORT, AcqRel);
+            return request;
+        }
+        self.request(QUEUED | ABORT)
+    }
+
+    fn request(&self, bits: u8) -> Request {
+        let before = if mutant("wake: load, then store") {
+            let before = self.0.load(Acquire);
+            self.0.store(before | bits, Relaxed);
+            before
+        } else {
+            // Release: pairs with the Acquire of `take` and publishes what the caller wrote for the task to see. Acquire:
+            // when QUEUED was off, pairs with the Release of `take`, after which the link is the caller's to write.
+            self.0.fetch_or(bits, AcqRel)
+        };
+        if before & QUEUED == 0 { Request::Push } else { Request::Pending }
+    }
+
+    /// Takes note, as the owner, of all that was requested. The task's node is in no list at this moment.
+    pub(super) fn take(&self) -> Taken {
+        // Acquire pairs with the Release of `request`: the poll that follows sees what every requester wrote. Release
+        // pairs with its Acquire: the next pusher may write the link, which this thread has read.
+        let order = if mutant("wake: taken without acquire") { Relaxed } else { AcqRel };
+        let before = self.0.fetch_and(!(QUEUED | FRESH), order);
+        Taken { fresh: before & FRESH != 0, aborted: before & ABORT != 0 }
+    }
+
+    /// What `take` would find. Only the holder of a node that is in no list can rely on it.
+    pub(super) fn peek(&self) -> Taken {
+        let now = self.0.load(Acquire);
+        Taken { fresh: now & FRESH != 0, aborted: now & ABORT != 0 }
+    }
+}
+
+/// The join word.
+pub(super) struct Join(AtomicU8);
+
+/// What the owner finds when it completes a task.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(super) struct Completed {
+    /// The output is the handle's from here on; if not, it is the owner's to drop.
+    pub(super) has_handle: bool,
+    /// The waker slot is the owner's, and full: take it and wake.
+    pub(super) has_waker: bool,
+}
+
+/// What the handle finds at a transition of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Progress {
+    /// Not complete before this transition.
+    Running,
+    /// Complete: the output is the handle's.
+    Complete,
+}
+
+impl Join {
+    /// Whether the output has been written, or the task cancelled.
+    pub(super) fn progress(&self) -> Progress {
+        // Acquire: pairs with the Release of `complete`; the output is visible.
+        Join::read(self.0.load(Acquire))
+    }
+
+    /// Whether the task is complete, as a hint that publishes nothing. Never wrong when it says yes.
+    pub(super) fn is_complete_hint(&self) -> bool {
+        self.0.load(Relaxed) & COMPLETE != 0
+    }
+
+    /// Owner: the output is in its place.
+    pub(super) fn complete(&self) -> Completed {
+        // Release: publishes the output to the handle. Acquire: pairs with the Release of `lend_waker` (the waker in the
+        // slot is visible).
+        let order = if mutant("complete: relaxed") { Relaxed } else { AcqRel };
+        let before = self.0.fetch_or(COMPLETE, order);
+        debug_assert_eq!(before & COMPLETE, 0, "a task completes once");
+        Completed { has_handle: before & HANDLE != 0, has_waker: before & WAKER != 0 }
+    }
+
+    /// Handle: the slot has been filled; whoever turns WAKER off owns it next. If complete, it is still the handle's.
+    pub(super) fn lend_waker(&self) -> Progress {
+        let found = Join::read(self.0.fetch_or(WAKER, AcqRel));
+        if mutant("join: no look after lending") { Progress::Running } else { found }
+    }
+
+    /// Handle: takes the slot back. If complete, the owner has it.
+    pub(super) fn retract_waker(&self) -> Progress {
+        Join::read(self.0.fetch_and(!WAKER, AcqRel))
+    }
+
+    /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's or empty; if not,
+    /// what is in the slot is its to drop, and the output is the owner's.
+    pub(super) fn drop_handle(&self) -> Progress {
+        if mutant("drop handle: load, then store") {
+            let now = self.0.load(Acquire);
+            self.0.store(now & !(HANDLE | WAKER), Relaxed);
+            return Join::read(now);
+        }
+        Join::read(self.0.fetch_and(!(HANDLE | WAKER), AcqRel))
+    }
+
+    fn read(word: u8) -> Progress {
+        if word & COMPLETE == 0 { Progress::Running } else { Progress::Complete }
+    }
+}
+
+/// A number that no other task of this process has or had.
+///
+/// Numbers grow on each thread, and have gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(u64);
+
+impl TaskId {
+    /// The next number of this thread.
+    fn next() -> TaskId {
+        use std::sync::atomic::AtomicU64;
+        /// The first number that no thread has reserved. Nothing is published by it, so models need not see it.
+        static FREE: AtomicU64 = AtomicU64::new(1);
+        /// Numbers reserved at a time: a line that all workers write is touched once per so many spawns. At a billion
+        /// threads that each spawn one task, 64 bits still do not run out.
+        const RESERVED: u64 = 1024;
+        std::thread_local! {
+            /// The next number of this thread, and the end of those it has reserved.
+            static NEXT: std::cell::Cell<(u64, u64)> = const { std::cell::Cell::new((0, 0)) };
+        }
+        NEXT.with(|next| {
+            let (mut id, mut end) = next.get();
+            if id == end {
+                id = FREE.fetch_add(RESERVED, Relaxed);
+                end = id + RESERVED;
+            }
+            next.set((id + 1, end));
+            TaskId(id)
+        })
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Remote word: the node is in the remote list, or about to be, or the task waits for adoption.
+const QUEUED: u8 = 1;
+
+/// Remote word: the task is to be cancelled. Never turned off.
+const ABORT: u8 = 2;
+
+/// Remote word: the stage holds a closure that no owner has seen.
+const FRESH: u8 = 4;
+
+/// Join word: the output is there. Never turned off.
+const COMPLETE: u8 = 1;
+
+/// Join word: there is a `JoinHandle`.
+const HANDLE: u8 = 2;
+
+/// Join word: the slot holds the waker of whoever awaits the handle, and is nobody's to touch.
+const WAKER: u8 = 4;

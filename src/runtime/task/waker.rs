@@ -1,0 +1,184 @@
+//! The two ways to be told of a task's progress: std's [`Waker`] and the I/O layer's counted waiter, both over a header.
+//!
+//! A `Waker`'s data pointer is the header's address; its vtable is one static for all tasks. While the owner polls a task it
+//! lends it a waker that is not counted, since the task list keeps the header meanwhile; cloning it counts one.
+//!
+//! The waiter is the same pointer with another vtable, made by [`Waiter::of`](crate::io::driver::waiter::Waiter::of) when
+//! an operation is polled with that lent waker. It stays on the worker and is counted in a plain word.
+#![expect(
+    unsafe_code,
+    reason = "std's RawWaker and the waiter's vtable are hand-counted pointers by definition"
+)]
+
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+
+use super::local::{self, Local};
+use super::raw::Shared;
+use super::state::{Header, Life, Request};
+use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as};
+
+/// Polls by `poll`, with a waker and a waiter that stand for `task`.
+///
+/// # Safety
+///
+/// Runs on the task's owner; the task stays Linked until `poll` has returned.
+pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
+    let data = task.as_ptr().cast_const().cast::<()>();
+    // SAFETY: the vtable's functions expect a header's address, and a reference; this waker has none, but is never dropped
+    // and lives no longer than `poll`, while the task list keeps the header.
+    let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, &WAKER)) });
+    let waiter = RawWaiter { data, waker_vtable: &WAKER, vtable: &WAITER };
+    // SAFETY: the header is live until `poll` returns; the waiter's functions are sound on its owner, which this thread
+    // is, and waiters are `!Send`.
+    unsafe { run_as(waiter, || poll(&mut Context::from_waker(&waker))) }
+}
+
+/// Makes the task ready, from whichever thread. What the task's waker does.
+///
+/// # Safety
+///
+/// The caller has a reference to `task`, or otherwise knows that it lives until this returns.
+pub(super) unsafe fn wake(task: NonNull<Header>) {
+    // SAFETY: the caller's own promise.
+    let header = unsafe { task.as_ref() };
+    let woken = Local::with_owner_of(header, |owner| {
+        // SAFETY: the task is live, and this is its owner.
+        unsafe { owner.wake_here(task) };
+    });
+    if woken.is_none() && !header.join.is_complete_hint() {
+        let request = header.remote.request_poll();
+        // SAFETY: as above.
+        unsafe { fulfil(task, request) };
+    }
+}
+
+/// Has the task cancelled by its owner, from whichever thread.
+///
+/// # Safety
+///
+/// As [`wake`].
+pub(super) unsafe fn abort(task: NonNull<Header>) {
+    // SAFETY: the caller's own promise.
+    let header = unsafe { task.as_ref() };
+    let done = Local::with_owner_of(header, |owner| {
+        // SAFETY: this is the owner (or owner to be; of a Fresh task the words are as they were made).
+        let owned = unsafe { header.owned() };
+        match owned.life.get() {
+            // It waits for its adoption, in the list or in a message: leave the bit, as from elsewhere.
+            Life::Fresh => false,
+            Life::Linked => {
+                owned.aborted.set(true);
+                // SAFETY: the task is live, and this is its owner.
+                unsafe { owner.wake_here(task) };
+                true
+            }
+            Life::Done => true,
+        }
+    });
+    if done != Some(true) && !header.join.is_complete_hint() {
+        let request = header.remote.request_abort();
+        // SAFETY: as above.
+        unsafe { fulfil(task, request) };
+    }
+}
+
+/// Pushes the task on its owner's list, if that is what the request asks for.
+///
+/// # Safety
+///
+/// As [`wake`]; `request` was answered by the task's remote word just now.
+unsafe fn fulfil(task: NonNull<Header>, request: Request) {
+    if request == Request::Pending {
+        return;
+    }
+    // SAFETY: the caller has a reference, from which this one is made for the node. (It gives that one up by `into_raw`.)
+    let node = unsafe { ManuallyDrop::new(Shared::from_raw(task)) };
+    let node = Shared::clone(&node).into_raw();
+    // SAFETY: the caller's reference lasts, and with it the mailbox, even if the node is taken at once.
+    let mailbox = unsafe { &task.as_ref().mailbox };
+    // SAFETY: `node` brings a reference, and we are who turned QUEUED on.
+    unsafe { mailbox.remote.push(node) };
+    mailbox.ring_remote();
+}
+
+/// The functions of every task's waker.
+static WAKER: RawWakerVTable = RawWakerVTable::new(clone_waker, wake_waker, wake_waker_by_ref, drop_waker);
+
+/// # Safety
+///
+/// `data` is the header of a live task.
+unsafe fn clone_waker(data: *const ()) -> RawWaker {
+    // SAFETY: the waker that is cloned keeps the header; what is taken from it here is given back by forgetting it.
+    let waker = ManuallyDrop::new(unsafe { Shared::from_raw(header_of(data)) });
+    let clone = Shared::clone(&waker).into_raw();
+    RawWaker::new(clone.as_ptr().cast_const().cast(), &WAKER)
+}
+
+/// # Safety
+///
+/// `data` is the header of a live task, and comes with a reference.
+unsafe fn wake_waker(data: *const ()) {
+    // SAFETY: the reference is the waker's, which is consumed. It is given up after the wake is done.
+    let waker = unsafe { Shared::from_raw(header_of(data)) };
+    // SAFETY: `waker` is a reference.
+    unsafe { wake(waker.task()) };
+}
+
+/// # Safety
+///
+/// `data` is the header of a live task.
+unsafe fn wake_waker_by_ref(data: *const ()) {
+    // SAFETY: the waker keeps the header.
+    unsafe { wake(header_of(data)) };
+}
+
+/// # Safety
+///
+/// `data` is the header of a live task, and comes with a reference.
+unsafe fn drop_waker(data: *const ()) {
+    // SAFETY: the reference is the waker's, which is consumed.
+    drop(unsafe { Shared::from_raw(header_of(data)) });
+}
+
+/// The functions of every task's waiter. All run on the task's owner, though not always while it is entered.
+static WAITER: WaiterVTable =
+    WaiterVTable { retain: retain_waiter, wake: wake_waiter, release: release_waiter };
+
+/// # Safety
+///
+/// `data` is the header of a task that is being polled, on this thread.
+unsafe fn retain_waiter(data: *const ()) {
+    let task = header_of(data);
+    // SAFETY: a task that is polled is Linked and on its owner.
+    let waiters = unsafe { &task.as_ref().owned().waiters };
+    waiters.set(waiters.get() + 1);
+}
+
+/// # Safety
+///
+/// `data` is the header of a task, on its owner's thread, and comes with one count of its waiters.
+unsafe fn wake_waiter(data: *const ()) {
+    // SAFETY: the waiter's count keeps the header until it is taken off below.
+    unsafe { wake(header_of(data)) };
+    // SAFETY: the count comes with the call.
+    unsafe { release_waiter(data) };
+}
+
+/// # Safety
+///
+/// As [`wake_waiter`].
+unsafe fn release_waiter(data: *const ()) {
+    let task = header_of(data);
+    // SAFETY: the waiter's count keeps the header, and this is its owner.
+    let waiters = unsafe { &task.as_ref().owned().waiters };
+    waiters.set(waiters.get() - 1);
+    // SAFETY: the change just made is one that can leave the owner's side without use for the task.
+    unsafe { local::let_go(task) };
+}
+
+/// The header whose address a waker or waiter carries.
+fn header_of(data: *const ()) -> NonNull<Header> {
+    NonNull::new(data.cast_mut().cast()).expect("the data of a task's waker is its header's address")
+}
