@@ -1,4 +1,51 @@
-//! Workers, tasks, timers and the mesh.
+//! Workers, tasks, timers and the mesh: what makes a program of futures run on every core.
+//!
+//! A [`Runtime`] is made by a [`Builder`] and has one *worker* for each core. A worker has its own task queue, its own
+//! driver and its own buffer pool, and shares with the others nothing but mailboxes. In reading order:
+//!
+//! | module | holds |
+//! |---|---|
+//! | `worker` | the turn: what a worker does, in which order, and how it ends |
+//! | `context` | what code that runs on a worker can reach of it |
+//! | `task` | the task cell: one allocation from spawn to join, and who may touch which part of it |
+//! | `mesh` | rings, doorbells and mailboxes: how workers and other threads reach a worker |
+//! | `timer` | deadlines |
+//! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
+//! | `sharded` | a service with one instance on each worker |
+//! | `metrics` | what each worker has done |
 
+#[cfg(not(loom))]
+mod builder;
+#[cfg(not(loom))]
+pub(crate) mod context;
+#[cfg(not(loom))]
+mod handle;
 pub(crate) mod mesh;
+#[cfg(not(loom))]
+mod metrics;
+#[cfg(not(loom))]
+#[expect(clippy::module_inception, reason = "the file is named for the type it holds")]
+mod runtime;
+#[cfg(not(loom))]
+mod sharded;
+#[cfg(not(loom))]
+pub(crate) mod shared;
 pub(crate) mod task;
+pub(crate) mod timer;
+#[cfg(not(loom))]
+mod worker;
+#[cfg(not(loom))]
+mod worker_id;
+
+#[cfg(not(loom))]
+pub use builder::{Builder, InvalidSetting};
+#[cfg(not(loom))]
+pub use handle::Handle;
+#[cfg(not(loom))]
+pub use metrics::WorkerMetrics;
+#[cfg(not(loom))]
+pub use runtime::Runtime;
+#[cfg(not(loom))]
+pub use sharded::{CallError, Instance, Sharded, Unfinished};
+#[cfg(not(loom))]
+pub use worker_id::{WORKERS_MAX, WorkerId};
