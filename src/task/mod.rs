@@ -6,4 +6,8 @@
 //! A task stays on the worker on which it was first polled; its future is polled and dropped there and nowhere else. So it may
 //! hold an `Rc`, a socket or a file. The handle may go anywhere, if what the task returns may.
 
+mod cancel;
+
+pub use cancel::{CancelToken, Cancelled};
+
 pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId};
