@@ -21,7 +21,7 @@ mod capability;
 mod completion;
 mod descriptor;
 mod op;
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 mod slab;
 mod token;
@@ -189,17 +189,17 @@ pub(crate) unsafe trait PlatformOp<D: Driver>: OpLifecycle {
 }
 
 /// An operation that every backend of this build can encode. Implemented for all of them.
-#[cfg(all(target_os = "linux", not(feature = "sim")))]
+#[cfg(all(target_os = "linux", not(any(test, feature = "sim"))))]
 #[expect(private_bounds, reason = "sealed: the bounds are the seal")]
 pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> {}
-#[cfg(all(target_os = "linux", not(feature = "sim")))]
+#[cfg(all(target_os = "linux", not(any(test, feature = "sim"))))]
 impl<T: OpLifecycle + PlatformOp<uring::UringDriver>> Operation for T {}
 
 /// An operation that every backend of this build can encode. Implemented for all of them.
-#[cfg(all(target_os = "linux", feature = "sim"))]
+#[cfg(all(target_os = "linux", any(test, feature = "sim")))]
 #[expect(private_bounds, reason = "sealed: the bounds are the seal")]
 pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver> {}
-#[cfg(all(target_os = "linux", feature = "sim"))]
+#[cfg(all(target_os = "linux", any(test, feature = "sim")))]
 impl<T: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver>> Operation for T {}
 
 /// The backends compiled in; one is chosen when the worker starts.
@@ -209,7 +209,7 @@ pub(crate) enum PlatformDriver {
     #[cfg(target_os = "linux")]
     Uring(uring::UringDriver),
     /// In memory, with a virtual clock and a seeded order of completions.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     Sim(sim::SimDriver),
 }
 
@@ -219,7 +219,7 @@ macro_rules! on_backend {
         match $platform {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring($driver) => $body,
-            #[cfg(feature = "sim")]
+            #[cfg(any(test, feature = "sim"))]
             PlatformDriver::Sim($driver) => $body,
         }
     };
