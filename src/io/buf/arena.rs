@@ -103,19 +103,17 @@ impl Arena {
         unsafe { self.map.base().add(offset) }
     }
 
-    /// Lends the smallest block that holds `bytes`, after looking at what other threads gave back if need be.
-    ///
-    /// On any thread but the owner's, and when the pool is gone, there is none.
-    fn lend(&self, bytes: usize) -> Option<u32> {
+    /// Lends the smallest block that holds `bytes`, after looking at what other threads gave back if need be. When the
+    /// pool is gone, there is none.
+    fn lend(&self, books: &mut Books, bytes: usize) -> Option<u32> {
         let order = buddy::order_of(bytes)?;
-        let mut books = self.books.get()?.borrow_mut();
         if !books.open {
             return None;
         }
         if let Some(page) = books.buddy.allocate(order) {
             return Some(page);
         }
-        self.take_returns(&mut books);
+        self.take_returns(books);
         books.buddy.allocate(order)
     }
 
@@ -249,20 +247,17 @@ impl ArenaRef {
         self.header().map.len()
     }
 
-    /// Notes that the whole arena is registered with the driver's ring under `index`. From now on its buffers say so.
+    /// Notes that the whole arena is registered with the driver's ring under `index`. From now on its buffers say so; when
+    /// that ring is gone, nobody is left for whom it means anything.
     pub(crate) fn set_registered(&self, index: u16) {
         self.header().registered.store(u32::from(index), std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Notes that it is registered no more. Its buffers travel by address again.
-    pub(crate) fn clear_registered(&self) {
-        self.header().registered.store(UNREGISTERED, std::sync::atomic::Ordering::Relaxed);
-    }
-
     /// A buffer of exactly `size` bytes, or nothing if no block is large enough or the pool is gone.
     pub(super) fn try_alloc(&self, size: usize) -> Option<FixedBuf> {
-        let page = self.header().lend(size)?;
-        self.books().borrow_mut().hits += 1;
+        let mut books = self.books().borrow_mut();
+        let page = self.header().lend(&mut books, size)?;
+        books.hits += 1;
         let home = Home::Block { arena: self.arena, page };
         // SAFETY: the block was lent just now, to this buffer, which gives it back on drop; it is at least `size` bytes
         // long, and its address derives from the mapping, which outlives what is lent.
@@ -271,7 +266,8 @@ impl ArenaRef {
 
     /// Lends a block that is no buffer: for the receive ring. With it goes the pointer to give it back to.
     pub(super) fn lend(&self, bytes: usize) -> Option<(NonNull<Arena>, u32)> {
-        self.header().lend(bytes).map(|page| (self.arena, page))
+        let page = self.header().lend(&mut self.books().borrow_mut(), bytes)?;
+        Some((self.arena, page))
     }
 
     /// Counts a buffer that had to come from the heap.
@@ -288,7 +284,7 @@ impl ArenaRef {
     /// The books, in figures, after [`reclaim`](Self::reclaim).
     pub(super) fn stats(&self) -> PoolStats {
         self.reclaim();
-        let books = self.books().borrow();
+        let mut books = self.books().borrow_mut();
         PoolStats {
             arena_bytes: self.len(),
             free_bytes: books.buddy.free_bytes(),

@@ -224,7 +224,7 @@ mod tests {
 
     // A registration that named another arena's index would make the kernel write into foreign pages.
     #[test]
-    fn a_buffer_says_where_it_is_registered_while_it_is() {
+    fn a_buffer_says_where_it_is_registered() {
         let (pool, other) = (pool(), pool());
         let arena = pool.arena();
         assert_ne!(arena.id(), other.arena().id());
@@ -238,8 +238,6 @@ mod tests {
         assert_eq!(pool.alloc(ARENA).registration(), None, "the heap is not registered");
         let offset = slice.io_ptr().addr() - arena.base().addr().get();
         assert!(offset + slice.io_capacity() <= arena.len());
-        arena.clear_registered();
-        assert_eq!(slice.registration(), None);
     }
 
     // Unmapping with a buffer out would fault on its next use, here on other threads; a hold must do the same.
