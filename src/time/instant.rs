@@ -11,7 +11,7 @@ use crate::runtime::timer::Timers;
 /// A point in time, by the clock of the workers; [`std::time::Instant`] for programs that may run on virtual
 /// time.
 ///
-/// Measures 584 years from the start of the process.
+/// Measures 584 years from the clock's origin.
 ///
 /// ```
 /// # use std::time::Duration;

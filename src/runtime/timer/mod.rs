@@ -37,7 +37,7 @@ mod wheel;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use crate::io::driver::waiter::Waiter;
@@ -50,34 +50,26 @@ thread_local! {
     static CURRENT_TIMERS: RefCell<Option<Timers>> = const { RefCell::new(None) };
 }
 
-/// Where the system clock's nanoseconds count from: one point per process, so that readings of different
-/// workers compare.
-static ORIGIN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
-
 /// Blocks that no wheel and no timer uses. As many as there were ever wheels at one time, less those in use.
 static FREE_BLOCKS: Mutex<Vec<&'static Returns>> = Mutex::new(Vec::new());
 
 /// What a worker tells the time by: nanoseconds that never go back.
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
-    /// The system's monotonic clock, counted from the origin of this process.
-    System(std::time::Instant),
+    /// The system's monotonic clock, which is also the driver's: readings of different workers compare, and a
+    /// deadline can be handed to the driver as it is.
+    #[cfg(not(loom))]
+    System,
     /// A number that somebody else moves forward.
     Virtual(Rc<Cell<u64>>),
 }
 
 impl Clock {
-    /// The system's monotonic clock.
-    pub(crate) fn system() -> Clock {
-        Clock::System(*ORIGIN)
-    }
-
     /// Reads the clock.
     pub(crate) fn now_ns(&self) -> u64 {
         match self {
-            Clock::System(origin) => {
-                u64::try_from(origin.elapsed().as_nanos()).expect("a process runs for less than 584 years")
-            }
+            #[cfg(not(loom))]
+            Clock::System => crate::os::monotonic_ns(),
             Clock::Virtual(now_ns) => now_ns.get(),
         }
     }
@@ -527,6 +519,27 @@ pub(crate) mod tests {
         drop(timer);
         away.fire_due();
         assert_eq!(away.armed(), 0);
+    }
+
+    #[test]
+    fn a_duration_that_no_reading_has_started_yet_starts_where_it_goes() {
+        // Its entry has been another's before. The other's deadline, long past, must not become its own.
+        let ((home, _home_clock), (away, away_clock)) = (virtual_timers(), virtual_timers());
+        let (waker, wakes) = waker();
+        let entered = home.enter();
+        let mut earlier = Timer::after(MS);
+        assert_eq!(poll(&mut earlier, &waker), Poll::Pending);
+        home.fire_due();
+        drop(earlier);
+        let mut timer = Timer::after(10 * MS);
+        assert_eq!(poll(&mut timer, &waker), Poll::Pending);
+        drop(entered);
+        away_clock.set(away_clock.get() + 5 * MS);
+        let moved_at = away_clock.get();
+        let _entered = away.enter();
+        assert_eq!(poll(&mut timer, &waker), Poll::Pending);
+        assert_eq!((park(&away, &away_clock), wakes.count()), (1, 1));
+        assert!(away_clock.get() >= moved_at + 10 * MS);
     }
 
     #[test]
