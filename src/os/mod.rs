@@ -5,4 +5,4 @@ mod linux;
 #[cfg(target_os = "linux")]
 pub use linux::FileStatus;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Affinity, Mapping, map, monotonic_ns};
+pub(crate) use linux::{Affinity, Mapping, direct_alignment, is_direct, map, monotonic_ns, set_len};

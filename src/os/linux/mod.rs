@@ -2,10 +2,12 @@
 
 mod affinity;
 mod clock;
+mod file;
 pub(crate) mod map;
 mod status;
 
 pub(crate) use affinity::Affinity;
 pub(crate) use clock::monotonic_ns;
+pub(crate) use file::{direct_alignment, is_direct, set_len};
 pub(crate) use map::Mapping;
 pub use status::FileStatus;

@@ -1,0 +1,198 @@
+//! How a file is to be opened.
+
+use std::io;
+use std::path::Path;
+
+use super::{Alignment, Buffering, File, path};
+use crate::io::driver::Descriptor;
+use crate::io::op::{self, fs::Open};
+
+/// How a file is to be opened: std's options, and what a ring can do beyond them.
+///
+/// ```
+/// use veloq::fs::{Buffering, OpenOptions};
+///
+/// #[veloq::main(workers = 1)]
+/// async fn main() -> std::io::Result<()> {
+///     # let dir = tempfile::tempdir()?;
+///     # let path = dir.path().join("log");
+///     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).await?;
+///     let again = OpenOptions::new().write(true).create_new(true).open(&path).await;
+///     assert_eq!(again.expect_err("it is there").kind(), std::io::ErrorKind::AlreadyExists);
+///     file.close().await
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    read: bool,
+    write: bool,
+    append: bool,
+    truncate: bool,
+    create: bool,
+    create_new: bool,
+    mode: u32,
+    custom_flags: i32,
+    buffering: Buffering,
+    direct_descriptor: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions::new()
+    }
+}
+
+impl OpenOptions {
+    /// Nothing asked for: cached, mode `0o666` for a file that is created, and neither read nor write, so that at least
+    /// one of them must follow.
+    pub fn new() -> OpenOptions {
+        OpenOptions {
+            read: false,
+            write: false,
+            append: false,
+            truncate: false,
+            create: false,
+            create_new: false,
+            mode: 0o666,
+            custom_flags: 0,
+            buffering: Buffering::Cached,
+            direct_descriptor: false,
+        }
+    }
+
+    /// Whether the file can be read.
+    pub fn read(&mut self, read: bool) -> &mut OpenOptions {
+        self.read = read;
+        self
+    }
+
+    /// Whether the file can be written.
+    pub fn write(&mut self, write: bool) -> &mut OpenOptions {
+        self.write = write;
+        self
+    }
+
+    /// Whether every write goes to the end of the file, whatever its offset: so Linux has it, also for
+    /// [`write_at`](File::write_at).
+    pub fn append(&mut self, append: bool) -> &mut OpenOptions {
+        self.append = append;
+        self
+    }
+
+    /// Whether the file is emptied.
+    pub fn truncate(&mut self, truncate: bool) -> &mut OpenOptions {
+        self.truncate = truncate;
+        self
+    }
+
+    /// Whether the file is made if it is not there.
+    pub fn create(&mut self, create: bool) -> &mut OpenOptions {
+        self.create = create;
+        self
+    }
+
+    /// Whether the file is made, and must not have been there. Of several that try, one succeeds.
+    pub fn create_new(&mut self, create_new: bool) -> &mut OpenOptions {
+        self.create_new = create_new;
+        self
+    }
+
+    /// The permission bits of a file that is created, before the process's umask takes some away.
+    pub fn mode(&mut self, mode: u32) -> &mut OpenOptions {
+        self.mode = mode;
+        self
+    }
+
+    /// More `open(2)` flags. The access mode among them is ignored, and `O_CLOEXEC` is always set.
+    pub fn custom_flags(&mut self, flags: i32) -> &mut OpenOptions {
+        self.custom_flags = flags;
+        self
+    }
+
+    /// Whether reads and writes go through the page cache. See [`Buffering`].
+    pub fn buffering(&mut self, buffering: Buffering) -> &mut OpenOptions {
+        self.buffering = buffering;
+        self
+    }
+
+    /// Whether the file becomes a direct descriptor of this worker's ring: cheaper for the kernel to find, usable on this
+    /// worker only, and without a descriptor of the process, so that [`as_fd`](File::as_fd),
+    /// [`into_std`](File::into_std) and [`metadata`](File::metadata) are `Unsupported`. Such a file that is also opened
+    /// for Direct I/O cannot be asked for its alignment; 4 KiB is taken.
+    pub fn direct_descriptor(&mut self, direct_descriptor: bool) -> &mut OpenOptions {
+        self.direct_descriptor = direct_descriptor;
+        self
+    }
+
+    /// Opens the file.
+    ///
+    /// Dropped before it is ready, the future leaves no descriptor behind; a file that was to be created may be there.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system said, the kinds as std has them. `InvalidInput` for options that contradict each other,
+    /// for a path with a zero byte in it, and, from the operating system, where the file system knows no Direct I/O.
+    /// `Unsupported` for a direct descriptor on a ring without a table for them.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside a worker.
+    pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let flags = self.flags()?;
+        let path = path::to_c(path.as_ref())?;
+        let open = Open { path, flags, mode: self.mode, direct: self.direct_descriptor };
+        let descriptor = op::start(open).await?;
+        let alignment = match &descriptor {
+            _ if flags & libc::O_DIRECT == 0 => None,
+            Descriptor::Os(_) => Alignment::of(descriptor.as_fd()?),
+            Descriptor::Direct(_) => Some(Alignment::UNKNOWN),
+        };
+        Ok(File::new(descriptor, alignment))
+    }
+
+    /// The flags of `open(2)`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for options that contradict each other: the same ones as std refuses.
+    fn flags(&self) -> io::Result<i32> {
+        let access = match (self.read, self.write, self.append) {
+            (true, false, false) => libc::O_RDONLY,
+            (false, true, false) => libc::O_WRONLY,
+            (true, true, false) => libc::O_RDWR,
+            (false, _, true) => libc::O_WRONLY | libc::O_APPEND,
+            (true, _, true) => libc::O_RDWR | libc::O_APPEND,
+            (false, false, false) => {
+                return Err(contradiction("a file is opened to read, to write or to append"));
+            }
+        };
+        let creates = self.create || self.create_new;
+        if !self.write && !self.append && (creates || self.truncate) {
+            return Err(contradiction(
+                "a file is created or truncated only if it is opened to write or append",
+            ));
+        }
+        if self.append && self.truncate && !self.create_new {
+            return Err(contradiction("a file is opened to be truncated or to be appended to, not both"));
+        }
+        let creation = match (self.create_new, self.create, self.truncate) {
+            (true, _, _) => libc::O_CREAT | libc::O_EXCL,
+            (false, true, true) => libc::O_CREAT | libc::O_TRUNC,
+            (false, true, false) => libc::O_CREAT,
+            (false, false, true) => libc::O_TRUNC,
+            (false, false, false) => 0,
+        };
+        let buffering = match self.buffering {
+            Buffering::Cached => 0,
+            Buffering::Direct => libc::O_DIRECT,
+            Buffering::DirectSync => libc::O_DIRECT | libc::O_DSYNC,
+        };
+        // The backend sets O_CLOEXEC where it means something.
+        let custom = self.custom_flags & !(libc::O_ACCMODE | libc::O_CLOEXEC);
+        Ok(access | creation | buffering | custom)
+    }
+}
+
+fn contradiction(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
