@@ -1,1 +1,459 @@
+//! The protocols of [`super`], in every interleaving that loom can make of them. Each model has its mutants.
+//!
+//! A model's threads: the *owner* (the model's main thread, which runs a [`Local`]) and one or two others. Loom itself reports an
+//! access that nothing orders, an `Arc` that was leaked (each header holds the mailbox's), and a deadlock; the models
+//! assert the rest.
 
+use std::future::{Future, poll_fn};
+use std::panic::Location;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use loom::thread;
+
+use super::{JoinError, JoinHandle, Local, TaskRef};
+use crate::runtime::mesh::mailbox::Mailbox;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{Arc, model};
+
+/// A worker without a driver.
+fn worker() -> Rc<Local> {
+    Local::new(Mailbox::new(1, || ()))
+}
+
+/// A worker's turn.
+fn turn(local: &Rc<Local>) {
+    let _entered = local.enter();
+    local.drain_remote();
+    local.run(4);
+}
+
+#[track_caller]
+fn spawn<F: Future + 'static>(local: &Local, future: F) -> JoinHandle<F::Output> {
+    local.spawn(future, Location::caller())
+}
+
+/// Polls a handle once, by nobody's waker.
+fn look<T>(handle: &mut JoinHandle<T>) -> Poll<Result<T, JoinError>> {
+    Pin::new(handle).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A task that waits until it sees `sum` in `messages`, and gives its waker to `slot` at its first poll.
+fn waits_for(
+    sum: usize,
+    messages: &Arc<[AtomicUsize; 2]>,
+    slot: &Rc<std::cell::RefCell<Option<Waker>>>,
+) -> impl Future<Output = ()> + use<> {
+    let (messages, slot) = (messages.clone(), Rc::clone(slot));
+    poll_fn(move |cx| {
+        if slot.borrow().is_none() {
+            *slot.borrow_mut() = Some(cx.waker().clone());
+        }
+        let seen: usize = messages.iter().map(|message| message.load(Relaxed)).sum();
+        if seen == sum { Poll::Ready(()) } else { Poll::Pending }
+    })
+}
+
+/// Messages (relaxed: only the wake publishes them), and a waker's slot.
+type Messages = Arc<[AtomicUsize; 2]>;
+fn messages() -> (Messages, Rc<std::cell::RefCell<Option<Waker>>>) {
+    (Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]), Rc::default())
+}
+
+/// One thread writes and wakes twice while the owner polls. When all is over and the owner has had its turn, the task must
+/// have seen the second message.
+fn wake_against_poll() {
+    let local = worker();
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(2, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    let other = thread::spawn({
+        let messages = messages.clone();
+        move || {
+            messages[0].store(1, Relaxed);
+            waker.wake_by_ref();
+            messages[0].store(2, Relaxed);
+            waker.wake();
+        }
+    });
+    turn(&local);
+    // What the thread published by its end is not what the wake publishes: look before joining it, too.
+    if local.mailbox().doorbell().announce_sleep().is_err() {
+        turn(&local);
+    }
+    other.join().expect("it does not panic");
+    turn(&local);
+    assert!(handle.is_finished(), "a wake was lost");
+}
+
+#[test]
+fn loom_a_wake_during_a_poll_is_not_lost() {
+    model::holds(wake_against_poll);
+}
+
+#[test]
+fn loom_mutant_queued_until_polled() {
+    model::catches("wake: queued until polled", wake_against_poll);
+}
+
+/// The message must be seen by the poll that the wake causes, without any other edge between the threads.
+fn wake_publishes() {
+    let local = worker();
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(1, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    let other = thread::spawn({
+        let messages = messages.clone();
+        move || {
+            // The first wake makes the owner's list visible; the second finds QUEUED on, or not.
+            waker.wake_by_ref();
+            messages[0].store(1, Relaxed);
+            waker.wake();
+        }
+    });
+    let polls = local.counters().polls;
+    turn(&local);
+    turn(&local);
+    // Two wakes were seen: then the second poll came after the message.
+    if local.counters().wakes_remote == 2 {
+        assert!(handle.is_finished(), "a poll after the wake did not see what came before it");
+    }
+    assert!(local.counters().polls - polls <= 2);
+    other.join().expect("it does not panic");
+    turn(&local);
+    assert!(handle.is_finished(), "a wake was lost");
+}
+
+#[test]
+fn loom_a_poll_sees_what_came_before_its_wake() {
+    model::holds(wake_publishes);
+}
+
+/// As `wake_publishes`, with one wake that may find QUEUED on, left by another thread's wake.
+fn two_wakes() {
+    let local = worker();
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(2, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    let others = [0, 1].map(|number| {
+        let (messages, waker) = (messages.clone(), waker.clone());
+        thread::spawn(move || {
+            messages[number].store(1, Relaxed);
+            waker.wake_by_ref();
+            drop(waker);
+        })
+    });
+    drop(waker);
+    turn(&local);
+    let early = local.counters().wakes_remote;
+    // The second waker found QUEUED on, or pushed; never both at once. `Arc::strong_count` acquires what the threads did last.
+    let ended = Arc::strong_count(&messages) == 2;
+    if ended && local.mailbox().doorbell().announce_sleep().is_ok() {
+        assert!(handle.is_finished(), "nothing is rung, both have woken, and a message was not seen");
+    }
+    for other in others {
+        other.join().expect("it does not panic");
+    }
+    let _entered = local.enter();
+    let late = local.drain_remote();
+    assert!(early <= 2 && late <= 1, "a task is in the list once");
+    local.run(4);
+    assert!(handle.is_finished(), "a wake was lost");
+}
+
+#[test]
+fn loom_two_wakes_at_once_queue_once_and_lose_none() {
+    model::holds(two_wakes);
+}
+
+#[test]
+fn loom_mutant_flag_by_load_and_store() {
+    model::catches("wake: load, then store", two_wakes);
+}
+
+/// A waker that finds the task queued relies on the owner's next poll to see its message. The task tells what that
+/// poll saw.
+fn wake_behind_a_wake() {
+    let local = worker();
+    let flag = Arc::new(AtomicUsize::new(0));
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(1, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    waker.wake_by_ref();
+    let other = thread::spawn({
+        let (messages, flag) = (messages.clone(), flag.clone());
+        move || {
+            messages[0].store(1, Relaxed);
+            waker.wake();
+            flag.store(1, Relaxed);
+        }
+    });
+    // Outside of `enter`, the first wake has gone by the remote list too, so QUEUED is on.
+    turn(&local);
+    if flag.load(Relaxed) == 1 && local.mailbox().doorbell().announce_sleep().is_ok() {
+        // Relaxed: nothing is learnt by it but that the wake is over. Either the first turn saw the message, or the bit
+        // is set, or will be seen to be set once this thread has synchronised.
+        loom::sync::atomic::fence(Acquire);
+    }
+    other.join().expect("it does not panic");
+    let rung = local.mailbox().doorbell().announce_sleep().is_err();
+    assert!(rung || handle.is_finished(), "the wake relied on a poll that did not see its message");
+    turn(&local);
+    assert!(handle.is_finished());
+}
+
+#[test]
+fn loom_a_wake_behind_a_wake_is_seen_by_the_same_poll() {
+    model::holds(wake_behind_a_wake);
+}
+
+#[test]
+fn loom_mutant_taken_without_acquire() {
+    model::catches("wake: taken without acquire", wake_behind_a_wake);
+}
+
+/// A wake comes while the task completes, its future is dropped, and the worker ends. Loom sees a leak or a use after free.
+fn wake_against_completion() {
+    let local = worker();
+    let (messages, slot) = messages();
+    messages[1].store(1, Relaxed);
+    let handle = spawn(&local, waits_for(2, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    messages[0].store(1, Relaxed);
+    {
+        let _entered = local.enter();
+        waker.wake_by_ref();
+    }
+    let other = thread::spawn(move || waker.wake());
+    turn(&local);
+    assert!(handle.is_finished());
+    drop(local);
+    drop(handle);
+    other.join().expect("it does not panic");
+}
+
+#[test]
+fn loom_a_wake_at_completion_and_close_leaks_nothing() {
+    model::holds(wake_against_completion);
+}
+
+#[test]
+fn loom_mutant_closed_list_left_alone() {
+    model::catches("push: leave a closed list alone", wake_against_completion);
+}
+
+/// Two threads send tasks while the worker closes. Each task has an answer, and its closure is gone.
+fn push_against_close() {
+    let local = worker();
+    let held = Arc::new(());
+    let others = [(), ()].map(|()| {
+        let (mailbox, held) = (local.mailbox().clone(), held.clone());
+        thread::spawn(move || {
+            let start = move || async move { drop(held) };
+            let (task, handle) = TaskRef::new_remote_at(start, &mailbox, Location::caller());
+            mailbox.push(task);
+            handle
+        })
+    });
+    local.close();
+    drop(local);
+    for other in others {
+        let mut handle = other.join().expect("it does not panic");
+        match look(&mut handle) {
+            Poll::Ready(result) => assert!(result.expect_err("nobody runs it").is_cancelled()),
+            Poll::Pending => panic!("a task was left in a closed list"),
+        }
+    }
+    assert_eq!(Arc::strong_count(&held), 1, "its closure was left");
+}
+
+#[test]
+fn loom_a_push_against_close_is_cancelled() {
+    model::holds(push_against_close);
+}
+
+#[test]
+fn loom_mutant_sent_task_left_in_closed_list() {
+    model::catches("push: leave a closed list alone", push_against_close);
+}
+
+#[test]
+fn loom_mutant_two_sweepers_at_once() {
+    model::catches("sweep: everyone at once", push_against_close);
+}
+
+/// Two threads send tasks to a worker that runs. Both run, in whatever state of the list they were found.
+fn push_against_take() {
+    let local = worker();
+    let others = [1, 2].map(|number| {
+        let mailbox = local.mailbox().clone();
+        thread::spawn(move || {
+            let (task, handle) = TaskRef::new_remote_at(move || async move { number }, &mailbox, Location::caller());
+            mailbox.push(task);
+            handle
+        })
+    });
+    turn(&local);
+    let handles = others.map(|other| other.join().expect("it does not panic"));
+    turn(&local);
+    let sum: i32 = handles
+        .into_iter()
+        .map(|mut handle| match look(&mut handle) {
+            Poll::Ready(result) => result.expect("it ran"),
+            Poll::Pending => panic!("a task was lost in the list"),
+        })
+        .sum();
+    assert_eq!(sum, 3);
+}
+
+#[test]
+fn loom_pushes_against_take_lose_none() {
+    model::holds(push_against_take);
+}
+
+/// Counts its wakes.
+struct Counts(std::sync::atomic::AtomicUsize);
+impl std::task::Wake for Counts {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// The handle is polled, with two wakers, elsewhere, while the task completes. If the last poll was in vain, its waker must have
+/// been woken by the time both are done.
+fn join_against_completion() {
+    let local = worker();
+    let value = std::sync::Arc::new(());
+    let mut handle = spawn(&local, {
+        let value = std::sync::Arc::clone(&value);
+        async move { value }
+    });
+    let other = thread::spawn(move || {
+        let counts = [(), ()].map(|()| std::sync::Arc::new(Counts(std::sync::atomic::AtomicUsize::new(0))));
+        for counts in &counts {
+            let waker = Waker::from(std::sync::Arc::clone(counts));
+            if let Poll::Ready(result) = Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)) {
+                drop(result.expect("it ends"));
+                return None;
+            }
+        }
+        Some((handle, counts))
+    });
+    turn(&local);
+    if let Some((mut handle, [_, last])) = other.join().expect("it does not panic") {
+        assert_eq!(last.0.load(Relaxed), 1, "the joiner sleeps for ever");
+        let Poll::Ready(result) = look(&mut handle) else { panic!("woken, and not complete") };
+        drop(result.expect("it ends"));
+        drop(handle);
+        assert_eq!(std::sync::Arc::strong_count(&last), 1, "the waker was left in the slot");
+    }
+    assert_eq!(std::sync::Arc::strong_count(&value), 1, "the output was left in the cell");
+}
+
+#[test]
+fn loom_a_join_against_completion_returns() {
+    model::holds(join_against_completion);
+}
+
+#[test]
+fn loom_mutant_no_look_after_lending() {
+    model::catches("join: no look after lending", join_against_completion);
+}
+
+#[test]
+fn loom_mutant_completion_relaxed() {
+    model::catches("complete: relaxed", join_against_completion);
+}
+
+/// The handle is polled and dropped elsewhere while the task completes. One of the two drops the output, and one the waker.
+fn detach_against_completion() {
+    let local = worker();
+    let value = std::sync::Arc::new(());
+    let counts = std::sync::Arc::new(Counts(std::sync::atomic::AtomicUsize::new(0)));
+    let mut handle = spawn(&local, {
+        let value = std::sync::Arc::clone(&value);
+        async move { value }
+    });
+    let waker = Waker::from(std::sync::Arc::clone(&counts));
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(waker);
+    let other = thread::spawn(move || drop(handle));
+    turn(&local);
+    other.join().expect("it does not panic");
+    assert_eq!(std::sync::Arc::strong_count(&value), 1, "the output was left, or dropped twice");
+    assert_eq!(std::sync::Arc::strong_count(&counts), 1, "the waker was left, or dropped twice");
+}
+
+#[test]
+fn loom_a_detach_against_completion_leaves_nothing() {
+    model::holds(detach_against_completion);
+}
+
+#[test]
+fn loom_mutant_detach_by_load_and_store() {
+    model::catches("drop handle: load, then store", detach_against_completion);
+}
+
+/// An abort from elsewhere against a task that is woken here and may end by itself. It ends once, one way or the other, and a task
+/// that would never end is cancelled.
+fn abort_against_completion() {
+    let local = worker();
+    let endless = spawn(&local, std::future::pending::<()>());
+    turn(&local);
+    let ends = spawn(&local, async {});
+    let others = {
+        let (endless, ends) = (endless.abort_handle(), ends.abort_handle());
+        thread::spawn(move || {
+            endless.abort();
+            ends.abort();
+        })
+    };
+    turn(&local);
+    others.join().expect("it does not panic");
+    turn(&local);
+    for mut handle in [endless, ends] {
+        let endless = handle.id().as_u64() % 2;
+        match look(&mut handle) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => assert!(error.is_cancelled()),
+            Poll::Pending => panic!("the abort of task {endless} was lost"),
+        }
+    }
+    assert_eq!(local.counters().alive, 0);
+}
+
+#[test]
+fn loom_an_abort_against_completion_ends_the_task_once() {
+    model::holds(abort_against_completion);
+}
+
+#[test]
+fn loom_mutant_abort_flag_after_request() {
+    model::catches("abort: flag after the request", abort_against_completion);
+}
+
+/// The last references are given up on two threads at once, neither of them the owner's end. The cell is freed once.
+fn last_references() {
+    let local = worker();
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(0, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    let other = thread::spawn(move || drop(waker));
+    drop(handle);
+    drop(local);
+    other.join().expect("it does not panic");
+    messages[0].store(1, Release);
+}
+
+#[test]
+fn loom_the_last_reference_frees_once() {
+    model::holds(last_references);
+}

@@ -318,18 +318,8 @@ impl Drop for Shared {
 pub(crate) struct TaskRef(Option<Shared>);
 
 impl TaskRef {
-    /// A task for the worker of `mailbox`. `start` is called there, at the first poll, to make the future.
-    #[track_caller]
-    pub(crate) fn new_remote<S, F>(start: S, mailbox: &Arc<Mailbox>) -> (TaskRef, JoinHandle<F::Output>)
-    where
-        S: FnOnce() -> F + Send + 'static,
-        F: Future + 'static,
-        F::Output: Send,
-    {
-        TaskRef::new_remote_at(start, mailbox, Location::caller())
-    }
-
-    /// [`new_remote`](TaskRef::new_remote), for callers that were told where the spawn was.
+    /// A task for the worker of `mailbox`, spawned at `location`. `start` is called there, at the first poll, to make the
+    /// future.
     pub(crate) fn new_remote_at<S, F>(
         start: S,
         mailbox: &Arc<Mailbox>,

@@ -100,7 +100,7 @@ impl RemoteList {
     /// # Safety
     ///
     /// No other call of `take` is under way or unordered with this one.
-    pub(in crate::runtime) unsafe fn take(&self) -> Option<NonNull<Header>> {
+    pub(super) unsafe fn take(&self) -> Option<NonNull<Header>> {
         self.oldest.with_mut(|oldest| {
             // SAFETY: the caller is the only taker.
             let oldest = unsafe { &mut *oldest };
