@@ -320,8 +320,10 @@ impl Timer {
     pub(crate) fn reset(&mut self, deadline_ns: u64) {
         self.due = Due::At(deadline_ns);
         let Some(armed) = &self.armed else { return };
-        let current = CURRENT_TIMERS.with_borrow(Option::clone).filter(|timers| timers.own(armed));
-        let moved = current.is_some_and(|timers| timers.0.wheel.borrow_mut().move_to(armed.key, deadline_ns));
+        let moved = CURRENT_TIMERS.with_borrow(|current| match current {
+            Some(timers) if timers.own(armed) => timers.0.wheel.borrow_mut().move_to(armed.key, deadline_ns),
+            _ => false,
+        });
         if !moved {
             self.armed = None;
         }
@@ -343,14 +345,16 @@ struct Armed {
 
 impl Drop for Armed {
     fn drop(&mut self) {
-        // No timers to be found while the thread itself ends: then the way back is the right one.
-        let current = CURRENT_TIMERS.try_with(|current| current.borrow().clone()).ok().flatten();
-        match current.filter(|timers| timers.own(self)) {
-            Some(timers) => {
-                let waiter = timers.0.wheel.borrow_mut().remove(self.key);
-                drop(waiter);
-            }
-            None => recycle(self.returns, self.returns.push(self.key)),
+        // Removing runs no foreign code, so it may happen within the cell's borrow; what waited is dropped
+        // after it.
+        let removed = CURRENT_TIMERS.try_with(|current| match &*current.borrow() {
+            Some(timers) if timers.own(self) => Some(timers.0.wheel.borrow_mut().remove(self.key)),
+            _ => None,
+        });
+        match removed {
+            Ok(Some(waiter)) => drop(waiter),
+            // Another worker's, or no worker here, or the thread itself is ending.
+            Ok(None) | Err(_) => recycle(self.returns, self.returns.push(self.key)),
         }
     }
 }

@@ -117,6 +117,7 @@ impl<W> Wheel<W> {
 
     /// Arms an entry for `duration_ns` after the next clock reading that [`place_fresh`](Self::place_fresh)
     /// is given.
+    #[inline]
     pub(super) fn arm_after(&mut self, duration_ns: u64, waiting: W) -> u32 {
         let key = self.take_entry(waiting);
         self.entry(key).due = duration_ns;
@@ -142,6 +143,7 @@ impl<W> Wheel<W> {
     }
 
     /// Takes a key back, and the entry off the wheel. What waited for it, if it has not fired.
+    #[inline]
     pub(super) fn remove(&mut self, key: u32) -> Option<W> {
         self.unlink(key);
         let vacant = self.vacant;
@@ -229,6 +231,7 @@ impl<W> Wheel<W> {
         &mut self.entries[key as usize]
     }
 
+    #[inline]
     fn take_entry(&mut self, waiting: W) -> u32 {
         self.taken += 1;
         let key = self.vacant;
@@ -244,6 +247,7 @@ impl<W> Wheel<W> {
         key
     }
 
+    #[inline]
     fn place(&mut self, key: u32, deadline_ns: u64) {
         self.place_at_tick(key, deadline_ns.div_ceil(1 << TICK_NS_LOG2).max(self.tick + 1));
     }
@@ -256,6 +260,7 @@ impl<W> Wheel<W> {
     }
 
     /// Puts an unlisted entry at the end of a list.
+    #[inline]
     fn link(&mut self, key: u32, list: u16) {
         let head = self.heads[usize::from(list)];
         let (prev, next) = if head == NIL {
@@ -282,6 +287,7 @@ impl<W> Wheel<W> {
     }
 
     /// Takes an entry out of the list it is in, if any.
+    #[inline]
     fn unlink(&mut self, key: u32) {
         let entry = self.entry(key);
         let (prev, next, list, due) = (entry.prev, entry.next, entry.list, entry.due);
