@@ -20,6 +20,8 @@ mod builder;
 pub(crate) mod context;
 #[cfg(not(loom))]
 mod handle;
+#[cfg(not(loom))]
+mod here;
 pub(crate) mod mesh;
 #[cfg(not(loom))]
 mod metrics;
@@ -41,6 +43,8 @@ mod worker_id;
 pub use builder::{Builder, InvalidSetting};
 #[cfg(not(loom))]
 pub use handle::Handle;
+#[cfg(not(loom))]
+pub use here::{alloc, current_worker, workers};
 #[cfg(not(loom))]
 pub use metrics::WorkerMetrics;
 #[cfg(not(loom))]

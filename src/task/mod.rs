@@ -10,4 +10,9 @@ mod cancel;
 
 pub use cancel::{CancelToken, Cancelled};
 
+#[cfg(not(loom))]
+mod spawn;
+
 pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId};
+#[cfg(not(loom))]
+pub use spawn::{on_every_worker, spawn_local, spawn_to};

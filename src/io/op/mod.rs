@@ -12,8 +12,6 @@ pub(crate) mod fs;
 pub(crate) mod misc;
 pub(crate) mod net;
 
-use std::io;
-
 use crate::io::buf::{BufResult, FixedBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Completion, DriverHandle, Op, Operation};
 

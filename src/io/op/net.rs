@@ -1,18 +1,18 @@
 //! Operations on sockets.
 //!
-//! Those that receive from a stream hold the socket's [`Stash`]: if nobody waits for their answer any more, what they
-//! received is kept there for the next caller.
+//! Those that receive hold the socket's [`Stash`]: if nobody waits for their answer any more, what they received is kept
+//! there for the next caller. It is there before the stash hears that the receive has ended, so nothing can overtake it.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::{copy_of, filled, filled_vec, seal};
-use crate::io::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Slice};
 use crate::io::driver::{
     Completion, Descriptor, MultishotLifecycle, OpLifecycle, Resource, SharedDescriptor,
 };
-use crate::io::stash::Stash;
+use crate::io::stash::{Datagram, Stash, is_dry};
 
 /// Makes a socket.
 #[derive(Debug)]
@@ -54,14 +54,32 @@ pub struct Recv<B> {
     pub(crate) buf: B,
     /// `recv(2)` flags.
     pub(crate) flags: i32,
-    /// Where bytes go that nobody waits for; `None` for a datagram socket, where they are one lost datagram.
+    /// Where bytes go that nobody waits for; `None` where they may be lost.
     pub(crate) stash: Option<Rc<Stash>>,
+    /// What goes there, of a buffer and the number of bytes that were received into it: [`kept_whole`], or
+    /// [`kept_with_begin`].
+    pub(crate) kept: fn(B, usize) -> FixedBuf,
 }
 
-/// Receives again and again, each time into a buffer that the kernel picks from the receive ring.
+/// The bytes received: what an abandoned receive leaves.
+pub(crate) fn kept_whole<B: IoBufMut>(buf: B, bytes: usize) -> FixedBuf {
+    copy_of(&[buf], bytes)
+}
+
+/// The bytes received, and those before them in the underlying buffer, which came earlier: what a receive leaves that was
+/// one step of several.
+pub(crate) fn kept_with_begin<B: IoBufMut>(part: Slice<B>, bytes: usize) -> FixedBuf {
+    let begin = part.begin();
+    copy_of(&[part.into_inner()], begin + bytes)
+}
+
+/// Receives into a buffer that the kernel picks from the receive ring: as a [`Multishot`](crate::io::driver::Multishot)
+/// again and again, as an [`Op`](crate::io::driver::Op) once.
 #[derive(Debug)]
 pub struct RecvMany {
     pub(crate) fd: SharedDescriptor,
+    /// To receive once: where the bytes go if nobody waits for them any more. `None` to receive again and again.
+    pub(crate) once: Option<Rc<Stash>>,
 }
 
 /// Receives into several buffers, one after the other.
@@ -81,6 +99,8 @@ pub struct RecvFrom<B> {
     pub(crate) flags: i32,
     /// Who sent it, if that is an internet address; known once the completion is decoded.
     pub(crate) from: Option<SocketAddr>,
+    /// Where the message goes if nobody waits for it any more.
+    pub(crate) stash: Option<Rc<Stash<Datagram>>>,
 }
 
 /// Sends one buffer.
@@ -176,12 +196,18 @@ impl<B: IoBufMut> OpLifecycle for Recv<B> {
         filled(self.buf, completion)
     }
 
+    /// The kernel's answer may be an error, and the buffer still hold bytes of an earlier step.
     fn abandon(self, completion: Completion) {
-        let stash = self.stash.clone();
-        let (result, buf) = self.into_output(completion);
-        if let Some(stash) = stash {
-            stash.keep(result, |bytes| copy_of(&[buf], bytes));
+        let Some(stash) = self.stash else { return };
+        let (result, buf) = filled(self.buf, completion);
+        let bytes = (self.kept)(buf, result.as_ref().map_or(0, |bytes| *bytes));
+        if !bytes.is_empty() {
+            stash.push(Ok(bytes));
         }
+        if let Err(error) = result {
+            stash.keep_error(error);
+        }
+        stash.receive_ended();
     }
 }
 
@@ -190,7 +216,21 @@ impl OpLifecycle for RecvMany {
     const KIND: &'static str = "recv (multishot)";
 
     fn into_output(self, completion: Completion) -> io::Result<FixedBuf> {
+        if let Some(stash) = &self.once {
+            stash.receive_ended();
+        }
         Self::into_item(completion)
+    }
+
+    /// What arrived is copied: a buffer of the ring may not wait where nobody looks.
+    fn abandon(self, completion: Completion) {
+        let Some(stash) = self.once else { return };
+        match Self::into_item(completion) {
+            Ok(buf) => stash.keep(Ok(buf.len()), |bytes| copy_of(&[buf], bytes)),
+            Err(error) if is_dry(&error) => {}
+            Err(error) => stash.keep_error(error),
+        }
+        stash.receive_ended();
     }
 }
 
@@ -220,11 +260,10 @@ impl<V: IoBufMutVec> OpLifecycle for RecvVectored<V> {
     }
 
     fn abandon(self, completion: Completion) {
-        let stash = self.stash.clone();
-        let (result, bufs) = self.into_output(completion);
-        if let Some(stash) = stash {
-            stash.keep(result, |bytes| copy_of(&bufs, bytes));
-        }
+        let Some(stash) = self.stash else { return };
+        let (result, bufs) = filled_vec(self.bufs, completion);
+        stash.keep(result, |bytes| copy_of(&bufs, bytes));
+        stash.receive_ended();
     }
 }
 
@@ -233,9 +272,23 @@ impl<B: IoBufMut> OpLifecycle for RecvFrom<B> {
     const KIND: &'static str = "recvmsg";
 
     fn into_output(self, completion: Completion) -> Self::Output {
+        if let Some(stash) = &self.stash {
+            stash.receive_ended();
+        }
         let from = self.from;
         let (result, buf) = filled(self.buf, completion);
         (result.map(|bytes| (bytes, from)), buf)
+    }
+
+    fn abandon(self, completion: Completion) {
+        let Some(stash) = self.stash else { return };
+        let (result, buf) = filled(self.buf, completion);
+        match result {
+            // A message may be empty.
+            Ok(bytes) => stash.push(Ok(Datagram { bytes: copy_of(&[buf], bytes), from: self.from })),
+            Err(error) => stash.keep_error(error),
+        }
+        stash.receive_ended();
     }
 }
 

@@ -13,5 +13,7 @@
 //! felt where the work comes from, and nowhere else.
 
 pub(crate) mod doorbell;
+#[cfg(not(loom))]
+pub(crate) mod links;
 pub(crate) mod mailbox;
 pub(crate) mod ring;

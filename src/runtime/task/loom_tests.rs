@@ -295,7 +295,8 @@ fn push_against_take() {
     let others = [1, 2].map(|number| {
         let mailbox = local.mailbox().clone();
         thread::spawn(move || {
-            let (task, handle) = TaskRef::new_remote_at(move || async move { number }, &mailbox, Location::caller());
+            let (task, handle) =
+                TaskRef::new_remote_at(move || async move { number }, &mailbox, Location::caller());
             mailbox.push(task);
             handle
         })

@@ -1,0 +1,166 @@
+//! How a runtime is made.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use super::runtime::Runtime;
+use super::worker_id::WORKERS_MAX;
+use crate::io::driver::DriverConfig;
+use crate::os::Affinity;
+
+/// Makes a [`Runtime`]. Every setting has a default; the defaults are one pinned worker for each CPU the process may use.
+///
+/// ```
+/// let runtime = veloq::runtime::Builder::new().workers(1).pin(false).build()?;
+/// assert_eq!(runtime.block_on(async { 6 * 7 }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(super) workers: Option<usize>,
+    pub(super) pin: bool,
+    pub(super) budget: usize,
+    pub(super) pool_bytes: usize,
+    pub(super) driver: DriverConfig,
+    pub(super) drain_patience: Duration,
+    pub(super) thread_name: String,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder::new()
+    }
+}
+
+impl Builder {
+    /// A builder with the defaults.
+    #[must_use]
+    pub fn new() -> Builder {
+        Builder {
+            workers: None,
+            pin: true,
+            budget: 64,
+            pool_bytes: 4 << 20,
+            driver: DriverConfig::default(),
+            drain_patience: Duration::from_secs(5),
+            thread_name: "veloq".to_owned(),
+        }
+    }
+
+    /// How many workers there are, the calling thread included. By default as many as CPUs that the process may use.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Builder {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Whether each worker stays on one CPU. On by default. With more workers than CPUs, several share one.
+    ///
+    /// The thread that calls `block_on` gets its own affinity back when that returns.
+    #[must_use]
+    pub fn pin(mut self, pin: bool) -> Builder {
+        self.pin = pin;
+        self
+    }
+
+    /// Tasks polled between two looks at the driver; 64 by default. Fewer give a steadier latency, more a little more
+    /// throughput.
+    #[must_use]
+    pub fn budget(mut self, polls: usize) -> Builder {
+        self.budget = polls;
+        self
+    }
+
+    /// Bytes of each worker's buffer pool: a power of two from 64 KiB to 1 GiB. 4 MiB by default, so that two workers
+    /// are within the usual RLIMIT_MEMLOCK of 8 MiB even if it is counted in full.
+    #[must_use]
+    pub fn pool_bytes(mut self, bytes: usize) -> Builder {
+        self.pool_bytes = bytes;
+        self
+    }
+
+    /// Entries of each worker's submission ring; 256 by default.
+    #[must_use]
+    pub fn ring_entries(mut self, entries: u32) -> Builder {
+        self.driver.ring_entries = entries;
+        self
+    }
+
+    /// All settings of the drivers.
+    #[must_use]
+    pub fn driver(mut self, config: DriverConfig) -> Builder {
+        self.driver = config;
+        self
+    }
+
+    /// How long a worker that ends waits for the kernel to give back what it has; 5 s by default. What is left then is
+    /// leaked and counted.
+    #[must_use]
+    pub fn drain_patience(mut self, patience: Duration) -> Builder {
+        self.drain_patience = patience;
+        self
+    }
+
+    /// What the workers' threads are called, before their number; "veloq" by default.
+    #[must_use]
+    pub fn thread_name(mut self, name: impl Into<String>) -> Builder {
+        self.thread_name = name.into();
+        self
+    }
+
+    /// Makes the runtime: starts the other workers' threads, and the calling thread's driver. Call
+    /// [`Runtime::block_on`] on this same thread.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` with an [`InvalidSetting`] for a setting out of its bounds. What the kernel said if a thread, a pool
+    /// or a ring cannot be had; where it is io_uring itself, the source is an
+    /// [`Unavailable`](crate::io::driver::Unavailable) that names need, found and remedy.
+    pub fn build(self) -> io::Result<Runtime> {
+        let allowed = Affinity::of_this_thread()?.cpus();
+        let workers = self.workers.unwrap_or(allowed.len().min(WORKERS_MAX));
+        self.check(workers)?;
+        Runtime::start(&self, workers, &allowed)
+    }
+
+    fn check(&self, workers: usize) -> io::Result<()> {
+        let checks = [
+            ("workers", workers, 1, WORKERS_MAX),
+            ("budget", self.budget, 1, 1 << 20),
+            ("ring_entries", self.driver.ring_entries as usize, 1, 1 << 15),
+            ("receive_buffers", usize::from(self.driver.receive_buffers), 0, 1 << 15),
+            ("operations_max", self.driver.operations_max as usize, 16, u32::MAX as usize),
+        ];
+        for (name, found, least, most) in checks {
+            if found < least || found > most {
+                let wrong = InvalidSetting { name, found, least, most };
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, wrong));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A setting of the [`Builder`] that is out of its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidSetting {
+    /// Which one.
+    pub name: &'static str,
+    /// What it was set to.
+    pub found: usize,
+    /// The least it may be.
+    pub least: usize,
+    /// The most it may be.
+    pub most: usize,
+}
+
+impl fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let InvalidSetting { name, found, least, most } = self;
+        write!(f, "`{name}` is {found}, and may be from {least} to {most}")
+    }
+}
+
+impl std::error::Error for InvalidSetting {}

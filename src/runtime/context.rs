@@ -1,0 +1,165 @@
+//! What code that runs on a worker can reach of it.
+//!
+//! A [`Context`] is a counted reference to one worker's parts. It is entered for the worker's turns; while it is, the
+//! free functions (`spawn_local`, `sleep`, opening a file) find their worker through it. Identity is the context, not the
+//! thread: several workers can take turns on one thread, each entering its own.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use super::mesh::links::Links;
+use super::metrics::WorkerMetrics;
+use super::shared::Shared;
+use super::task::{JoinHandle, Local, TaskRef};
+use super::timer::Timers;
+use super::worker_id::WorkerId;
+use crate::io::buf::{BuddyPool, BufPool};
+use crate::io::driver::DriverHandle;
+use crate::sync::Arc;
+
+/// One worker's parts, as code on the worker reaches them.
+#[derive(Clone)]
+pub(crate) struct Context(Rc<Parts>);
+
+/// The parts themselves.
+pub(crate) struct Parts {
+    pub(crate) id: WorkerId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) local: Rc<Local>,
+    pub(crate) timers: Timers,
+    pub(crate) driver: DriverHandle,
+    pub(crate) pool: BuddyPool,
+    pub(crate) links: RefCell<Links>,
+    /// This worker's instances of services, by the service's number.
+    pub(crate) instances: RefCell<HashMap<u64, Rc<dyn Any>>>,
+    pub(crate) turns: Cell<u64>,
+    pub(crate) parks: Cell<u64>,
+    pub(crate) timers_fired: Cell<u64>,
+}
+
+thread_local! {
+    /// The worker whose turn it is on this thread.
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+}
+
+/// While it lives, a worker's parts are the thread's current ones. Restores those before.
+pub(crate) struct Entered {
+    outer: Option<Context>,
+    _local: super::task::Entered,
+    _timers: super::timer::Entered,
+    _driver: crate::io::driver::Entered,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // Bound to a name, so that what may be the last reference is dropped after the cell's borrow.
+        let _left = CURRENT.replace(self.outer.take());
+    }
+}
+
+impl Context {
+    /// A reference to these parts.
+    pub(crate) fn new(parts: Parts) -> Context {
+        Context(Rc::new(parts))
+    }
+
+    /// Makes this worker the thread's current one until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        Entered {
+            _local: self.local.enter(),
+            _timers: self.timers.enter(),
+            _driver: self.driver.enter(),
+            outer: CURRENT.replace(Some(self.clone())),
+        }
+    }
+
+    /// The worker whose turn it is on this thread.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub(crate) fn current() -> Context {
+        match Context::try_current() {
+            Some(context) => context,
+            None => panic!(
+                "no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task"
+            ),
+        }
+    }
+
+    /// The worker whose turn it is on this thread, if there is one.
+    pub(crate) fn try_current() -> Option<Context> {
+        CURRENT.with_borrow(Option::clone)
+    }
+
+    /// Sends a task to a worker, or adopts it here if the worker is this one.
+    ///
+    /// # Errors
+    ///
+    /// Gives the task back if too many wait for that worker already.
+    pub(crate) fn send(&self, to: WorkerId, task: TaskRef) -> Result<(), TaskRef> {
+        if to == self.id {
+            self.local.adopt(task);
+            return Ok(());
+        }
+        self.links.borrow_mut().send(to, task)
+    }
+
+    /// Waits until `send` to that worker would not be refused.
+    pub(crate) async fn room_to_send(&self, to: WorkerId) {
+        if to != self.id {
+            poll_fn(|cx| self.links.borrow_mut().poll_room(to, cx)).await;
+        }
+    }
+
+    /// Runs a future as a task of this worker.
+    #[track_caller]
+    pub(crate) fn spawn_local<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
+        self.local.spawn(future, std::panic::Location::caller())
+    }
+
+    /// What this worker has done so far.
+    pub(crate) fn metrics(&self) -> WorkerMetrics {
+        let driver = self.driver.counters();
+        let tasks = self.local.counters();
+        let (mesh_sent, mesh_received) = self.links.borrow().counts();
+        WorkerMetrics {
+            turns: self.turns.get(),
+            polls: tasks.polls,
+            tasks: tasks.alive as u64,
+            parks: self.parks.get(),
+            kernel_entries: driver.entries,
+            operations: driver.submitted,
+            completions: driver.completions,
+            in_flight: self.driver.in_flight() as u64,
+            mesh_sent,
+            mesh_received,
+            remote_wakes: tasks.wakes_remote,
+            timers_fired: self.timers_fired.get(),
+            cancels: driver.cancels,
+            cancels_lost: driver.cancels_lost,
+            descriptors_reclaimed: driver.descriptors_reclaimed,
+            receive_ring_dry: driver.receive_ring_dry,
+            pool_misses: self.pool.stats().misses,
+        }
+    }
+}
+
+impl std::ops::Deref for Context {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("id", &self.id).field("driver", &self.driver).finish_non_exhaustive()
+    }
+}

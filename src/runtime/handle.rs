@@ -1,0 +1,81 @@
+//! A runtime as other threads hold it.
+
+use std::fmt;
+use std::future::Future;
+
+use super::metrics::WorkerMetrics;
+use super::shared::Shared;
+use super::task::{JoinHandle, TaskRef};
+use super::worker_id::WorkerId;
+use crate::sync::Arc;
+
+/// A runtime as any thread can hold it: to give it work, and to look at its counters. Keeps nothing alive that matters:
+/// a runtime ends whether or not handles are left.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Handle {
+        Handle { shared }
+    }
+
+    /// The handle of the runtime whose worker runs on this thread.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    #[must_use]
+    pub fn current() -> Handle {
+        Handle::new(Arc::clone(&super::context::Context::current().shared))
+    }
+
+    /// How many workers the runtime has.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers()
+    }
+
+    /// Runs `work` on a worker: the closure is called there, and its future stays there, so only the closure and the
+    /// result need be `Send`. The handle can be awaited anywhere.
+    ///
+    /// On a runtime that has ended the closure is dropped, and the handle answers with a cancelled
+    /// [`JoinError`](crate::task::JoinError).
+    ///
+    /// # Panics
+    ///
+    /// If there is no such worker.
+    #[track_caller]
+    pub fn spawn_to<F, Fut>(&self, worker: WorkerId, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let mailbox = self.shared.mailbox(worker);
+        let (task, handle) = TaskRef::new_remote_at(work, mailbox, std::panic::Location::caller());
+        mailbox.push(task);
+        handle
+    }
+
+    /// What each worker has done so far, by worker. Exact as of some recent turn of each.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<WorkerMetrics> {
+        self.shared.published.iter().map(|published| published.load()).collect()
+    }
+
+    /// Operations that the kernel had not given back when their workers ended; their memory is leaked. Zero unless a
+    /// drain ran out of patience.
+    #[must_use]
+    pub fn leaked_operations(&self) -> usize {
+        self.shared.leaked()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("workers", &self.workers()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,49 @@
+//! What a task can ask of the worker that it runs on.
+
+use super::context::Context;
+use super::worker_id::WorkerId;
+use crate::io::buf::{BufPool, FixedBuf};
+
+/// The workers of this runtime, in order.
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+#[must_use]
+pub fn workers() -> impl ExactSizeIterator<Item = WorkerId> + DoubleEndedIterator {
+    (0..Context::current().shared.workers()).map(WorkerId::new)
+}
+
+/// The worker that this code runs on.
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+#[must_use]
+pub fn current_worker() -> WorkerId {
+    Context::current().id
+}
+
+/// An empty buffer for exactly `size` bytes, from this worker's pool: page-aligned from 4 KiB up, and known to the kernel
+/// beforehand. It goes back to the pool when it is dropped, on whichever thread. What the pool cannot give comes from the
+/// heap, works the same, and is counted ([`WorkerMetrics::pool_misses`](super::WorkerMetrics::pool_misses)).
+///
+/// ```
+/// # veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {
+/// let mut buf = veloq::alloc(4096);
+/// buf.extend_from_slice(b"hello");
+/// assert_eq!((buf.len(), buf.capacity()), (5, 4096));
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+#[must_use]
+pub fn alloc(size: usize) -> FixedBuf {
+    Context::current().pool.alloc(size)
+}

@@ -1,0 +1,237 @@
+//! One worker's ends of the mesh: a link to each other worker, and the rings that come from them.
+//!
+//! A message is a task that the sender has made and the receiver shall run. Sending pushes it into the pair's ring;
+//! [`flush`](Links::flush), once at the end of the turn, publishes each ring that was pushed to and rings its receiver's
+//! doorbell: so a burst costs one publication and at most one wake.
+//!
+//! **Full rings.** What finds its ring full waits in the link's *outbox*, in order, up to [`OUTBOX_MAX`]; the next message
+//! is given back to the caller, who either waits for room ([`poll_room`](Links::poll_room)) or fails with a typed error.
+//! A sender with a filled outbox asks to be rung when there is room:
+//!
+//! ```text
+//!   sender                                    receiver
+//!   ──────                                    ────────
+//! s1  wants_room := true                    r1  pop some: head advanced
+//! s2  fence(SeqCst)                         r2  fence(SeqCst)
+//! s3  try to push again                     r3  wants_room? swap(false) was true?
+//!     still full ─▶ it will be rung             ─▶ ring the sender's doorbell
+//! ```
+//!
+//! If s2 comes before r2 in the order of fences, r3 sees the wish and rings. If r2 comes first, s3 sees the head that
+//! r1 advanced, and the push succeeds. Either way no outbox is forgotten.
+//!
+//! Rings are made when a worker first sends to another: a program whose workers do not talk has none.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{Ordering, fence};
+use std::task::{Context, Poll};
+
+use super::ring::{Consumer, Producer, ring};
+use crate::io::driver::waiter::Waiter;
+use crate::runtime::shared::Shared;
+use crate::runtime::task::TaskRef;
+use crate::runtime::worker_id::WorkerId;
+use crate::sync::Arc;
+
+/// Messages that one ring holds: 8 KiB of pointers, and several turns' worth for the receiver.
+const RING_MESSAGES: usize = 1024;
+
+/// Messages that wait for a full ring at most. With the ring before it this bounds what a slow worker can make one other
+/// hold; beyond it the sender feels the slowness.
+pub(crate) const OUTBOX_MAX: usize = 4096;
+
+/// Messages taken from one ring in a turn at most, so that one flooding sender does not delay the others, or the tasks
+/// that are ready already, by more than so many.
+const TAKE_MAX: usize = 256;
+
+/// One worker's ends of all its rings.
+pub(crate) struct Links {
+    me: WorkerId,
+    shared: Arc<Shared>,
+    to: Vec<Link>,
+    from: Vec<Option<Consumer<TaskRef>>>,
+    /// Links that were pushed to, or whose outbox is not empty.
+    unflushed: Vec<WorkerId>,
+    /// Rings that hold more than one turn takes.
+    unfinished: Vec<WorkerId>,
+    sent: u64,
+    received: u64,
+}
+
+/// The sending end of one pair.
+#[derive(Default)]
+struct Link {
+    producer: Option<Producer<TaskRef>>,
+    outbox: VecDeque<TaskRef>,
+    listed: bool,
+    /// Who waits for the outbox to have room.
+    waiters: Vec<Waiter>,
+}
+
+impl Links {
+    /// The ends of worker `me`.
+    pub(crate) fn new(me: WorkerId, shared: Arc<Shared>) -> Links {
+        let workers = shared.workers();
+        Links {
+            me,
+            shared,
+            to: (0..workers).map(|_| Link::default()).collect(),
+            from: (0..workers).map(|_| None).collect(),
+            unflushed: Vec::new(),
+            unfinished: Vec::new(),
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// Messages sent and received, ever.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.sent, self.received)
+    }
+
+    /// Queues a task for another worker. It goes out with the next `flush`.
+    ///
+    /// # Errors
+    ///
+    /// Gives the task back if the ring and the outbox are full.
+    pub(crate) fn send(&mut self, to: WorkerId, task: TaskRef) -> Result<(), TaskRef> {
+        let link = &mut self.to[to.index()];
+        let producer = link.producer.get_or_insert_with(|| {
+            let (producer, receiver_end) = ring(RING_MESSAGES);
+            self.shared.hand_over(self.me, to, receiver_end);
+            producer
+        });
+        let refused = if link.outbox.is_empty() { producer.try_push(task).err() } else { Some(task) };
+        if let Some(task) = refused {
+            if link.outbox.len() >= OUTBOX_MAX {
+                return Err(task);
+            }
+            link.outbox.push_back(task);
+        }
+        self.sent += 1;
+        if !link.listed {
+            link.listed = true;
+            self.unflushed.push(to);
+        }
+        Ok(())
+    }
+
+    /// Waits until `send` to that worker would not be refused.
+    pub(crate) fn poll_room(&mut self, to: WorkerId, cx: &Context<'_>) -> Poll<()> {
+        let link = &mut self.to[to.index()];
+        if link.outbox.len() < OUTBOX_MAX {
+            return Poll::Ready(());
+        }
+        link.waiters.push(Waiter::of(cx));
+        Poll::Pending
+    }
+
+    /// Publishes what was sent and rings. Gives back who waited for room that there is now: to be woken by the caller,
+    /// with no borrow held.
+    pub(crate) fn flush(&mut self) -> Vec<Waiter> {
+        let mut woken = Vec::new();
+        let Links { me, shared, to, unflushed, .. } = self;
+        unflushed.retain(|&receiver| {
+            let link = &mut to[receiver.index()];
+            let producer = link.producer.as_mut().expect("only a link that was sent to is listed");
+            if !push_outbox(producer, &mut link.outbox) {
+                shared.wants_room(*me, receiver).store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                push_outbox(producer, &mut link.outbox);
+            }
+            if producer.publish() {
+                shared.mailbox(receiver).doorbell().ring(me.index());
+            }
+            if link.outbox.len() < OUTBOX_MAX {
+                woken.append(&mut link.waiters);
+            }
+            link.listed = !link.outbox.is_empty();
+            link.listed
+        });
+        woken
+    }
+
+    /// Takes what has arrived, from the rings whose bit is set and those with a rest from the last turn.
+    pub(crate) fn receive(&mut self, mut adopt: impl FnMut(TaskRef)) {
+        let mut rung = std::mem::take(&mut self.unfinished);
+        self.shared.mailbox(self.me).doorbell().take_senders(|sender| {
+            let sender = WorkerId::new(sender);
+            if !rung.contains(&sender) {
+                rung.push(sender);
+            }
+        });
+        for sender in rung.drain(..) {
+            let ring = &mut self.from[sender.index()];
+            if ring.is_none() {
+                *ring = self.shared.take_over(sender, self.me);
+            }
+            // A bit without a ring: the sender has room for us again, or was told of it.
+            let Some(ring) = ring else { continue };
+            let taken = ring.pop_batch(TAKE_MAX, &mut adopt);
+            self.received += taken as u64;
+            if taken == TAKE_MAX {
+                self.unfinished.push(sender);
+            }
+            if taken > 0 {
+                fence(Ordering::SeqCst);
+                let wants_room = self.shared.wants_room(sender, self.me);
+                if wants_room.load(Ordering::Relaxed) && wants_room.swap(false, Ordering::Relaxed) {
+                    self.shared.mailbox(sender).doorbell().ring(self.me.index());
+                }
+            }
+        }
+        if self.unfinished.is_empty() {
+            self.unfinished = rung;
+        }
+    }
+
+    /// Whether a ring holds more than the last turn took: then the worker may not sleep.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// Lets go of everything: what was not sent and what was not taken. Give it to be dropped with no borrow held.
+    pub(crate) fn close(&mut self) -> Vec<TaskRef> {
+        let mut left = Vec::new();
+        for link in &mut self.to {
+            left.extend(link.outbox.drain(..));
+            link.producer = None;
+            link.listed = false;
+        }
+        self.unflushed.clear();
+        self.unfinished.clear();
+        for (index, ring) in self.from.iter_mut().enumerate() {
+            if ring.is_none() {
+                *ring = self.shared.take_over(WorkerId::new(index), self.me);
+            }
+            if let Some(mut ring) = ring.take() {
+                while let Some(task) = ring.pop() {
+                    left.push(task);
+                }
+            }
+        }
+        left
+    }
+}
+
+/// Moves what waits into the ring. Whether all of it went.
+fn push_outbox(producer: &mut Producer<TaskRef>, outbox: &mut VecDeque<TaskRef>) -> bool {
+    while let Some(task) = outbox.pop_front() {
+        if let Err(task) = producer.try_push(task) {
+            outbox.push_front(task);
+            return false;
+        }
+    }
+    true
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links")
+            .field("me", &self.me)
+            .field("sent", &self.sent)
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,258 @@
+//! All workers of a program: started together, ended together.
+//!
+//! [`Builder::build`](super::Builder::build) makes the calling thread's worker and starts a thread for each other one.
+//! Rings are made on the thread that submits to them, so each thread makes its own driver and reports its mailbox (or why
+//! there is none) before any of them runs:
+//!
+//! ```text
+//! builder ── spawns ──▶ thread: driver, mailbox ── "ready" or an error ──▶ builder
+//! builder ── the shared block, once all are ready ──▶ thread: worker, turns until stop, end
+//! ```
+//!
+//! [`Runtime::block_on`] runs one future on the calling thread, which is worker 0 for that long. When the future is
+//! ready (or has panicked), every worker drops its tasks, gets back what the kernel has, and ends; then the threads are
+//! joined and `block_on` returns. The order is the same if the runtime is dropped without having run.
+#![expect(unsafe_code, reason = "block_on runs a future that may borrow from its caller")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use super::builder::Builder;
+use super::handle::Handle;
+use super::mesh::mailbox::Mailbox;
+use super::shared::Shared;
+use super::timer::Clock;
+use super::worker::Worker;
+use super::worker_id::WorkerId;
+use crate::io::buf::BuddyPool;
+use crate::io::driver::uring::UringDriver;
+use crate::io::driver::{Capabilities, DriverHandle, PlatformDriver};
+use crate::os::Affinity;
+use crate::sync::Arc;
+
+/// The workers of a program. Made by [`Builder`]; bound to the thread that built it, which becomes worker 0.
+pub struct Runtime {
+    worker: Option<Worker>,
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<()>>,
+    capabilities: Capabilities,
+    /// The affinity to give back to the calling thread.
+    caller: Option<Affinity>,
+    cpu: Option<Affinity>,
+}
+
+impl Runtime {
+    /// A runtime with the defaults: one pinned worker for each CPU the process may use.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::build`].
+    pub fn new() -> io::Result<Runtime> {
+        Builder::new().build()
+    }
+
+    /// Starts what `builder` says, on the CPUs the process may use.
+    pub(super) fn start(builder: &Builder, workers: usize, allowed: &[usize]) -> io::Result<Runtime> {
+        let cpu_of = |worker: usize| builder.pin.then(|| Affinity::only(allowed[worker % allowed.len()]));
+        let (report, reports) = mpsc::channel();
+        let mut starts = Vec::new();
+        let mut threads = Vec::new();
+        for index in 1..workers {
+            let (start, started) = mpsc::channel::<Arc<Shared>>();
+            let (report, builder, cpu) = (report.clone(), builder.clone(), cpu_of(index));
+            let name = format!("{}-{index}", builder.thread_name);
+            let thread = thread::Builder::new().name(name);
+            threads.push(
+                thread.spawn(move || {
+                    run_worker(WorkerId::new(index), &builder, workers, cpu, report, &started)
+                })?,
+            );
+            starts.push(start);
+        }
+        drop(report);
+        let parts = WorkerParts::make(builder, workers)?;
+        let mut mailboxes = vec![Some(Arc::clone(&parts.mailbox))];
+        mailboxes.resize(workers, None);
+        for (id, ready) in reports {
+            // An error ends this function and drops `starts`: the threads that wait for their start end.
+            mailboxes[id.index()] = Some(ready?);
+        }
+        let mailboxes = mailboxes.into_iter().map(|mailbox| mailbox.expect("every thread has reported"));
+        let shared = Arc::new(Shared::new(mailboxes.collect(), builder.drain_patience));
+        for start in starts {
+            start.send(Arc::clone(&shared)).expect("a thread that reported waits for its start");
+        }
+        let capabilities = parts.driver.capabilities();
+        let worker = parts.into_worker(WorkerId::new(0), Arc::clone(&shared), builder);
+        let (caller, cpu) = (builder.pin.then(Affinity::of_this_thread).transpose()?, cpu_of(0));
+        Ok(Runtime { worker: Some(worker), shared, threads, capabilities, caller, cpu })
+    }
+
+    /// Runs `future` on this thread, and every worker's tasks meanwhile. When it is ready, ends the runtime: what is still
+    /// spawned is dropped, each task on its own worker, and every operation is awaited or cancelled.
+    ///
+    /// ```
+    /// use veloq::runtime::Runtime;
+    ///
+    /// let word = String::from("borrowed");
+    /// let length = Runtime::new()?.block_on(async { word.len() });
+    /// assert_eq!(length, 8);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the future panics, with its payload. If called inside another runtime's `block_on`.
+    #[track_caller]
+    pub fn block_on<F: Future>(mut self, future: F) -> F::Output {
+        let nested = super::context::Context::try_current().is_some();
+        assert!(!nested, "a Veloq runtime is running on this thread already; await the future instead");
+        let mut worker =
+            self.worker.take().expect("the worker is taken here, and `block_on` takes the runtime");
+        if let Some(cpu) = &self.cpu {
+            // Where the CPU has gone since (a cpuset changed), running elsewhere is better than not at all.
+            let _moved = cpu.apply_to_this_thread();
+        }
+        let output = Cell::new(None);
+        let main: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(async { output.set(Some(future.await)) });
+        // SAFETY: only the lifetime changes. The task that gets this future is dropped on this thread before this function
+        // returns or unwinds: it finishes, or `end` below closes the worker's executor, which drops every future it has.
+        // The turns cannot unwind past that, since they are caught; should `end` itself unwind, `AbortOnUnwind` ends the
+        // process. Wakers and handles that outlive the task know its header only, which holds no part of the future.
+        let main: Pin<Box<dyn Future<Output = ()> + 'static>> = unsafe { std::mem::transmute(main) };
+        let abort_on_unwind = AbortOnUnwind;
+        let entered = worker.context().enter();
+        let mut task = worker.context().spawn_local(main);
+        let turns = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                worker.work();
+                if task.is_finished() {
+                    break;
+                }
+                worker.wait(true);
+            }
+        }));
+        drop(entered);
+        let others = self.end(Some(worker));
+        std::mem::forget(abort_on_unwind);
+        let ended = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop()));
+        match (turns, others, ended) {
+            (Err(panic), _, _) | (_, Err(panic), _) => resume_unwind(panic),
+            (_, _, Poll::Ready(Err(error))) if error.is_panic() => resume_unwind(error.into_panic()),
+            _ => output
+                .into_inner()
+                .expect("the main task has ended without a panic, so it has left its result"),
+        }
+    }
+
+    /// A handle for other threads, good before, during and after `block_on`.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// What the kernel gives the calling thread's worker, and what it refused: the others ask the same.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Ends every worker, this thread's first, and joins the threads. An error is the payload of a worker that panicked.
+    fn end(&mut self, worker: Option<Worker>) -> thread::Result<()> {
+        self.shared.stop();
+        let ours = catch_unwind(AssertUnwindSafe(|| worker.map(Worker::end)));
+        let others = self.threads.drain(..).map(thread::JoinHandle::join).fold(Ok(()), Result::and);
+        if let Some(caller) = self.caller.take() {
+            // The thread may have been moved to a cpuset without these CPUs; then it stays where it is.
+            let _moved = caller.apply_to_this_thread();
+        }
+        ours.map(drop).and(others)
+    }
+}
+
+impl Drop for Runtime {
+    /// Ends a runtime that never ran. After `block_on` there is nothing left to end.
+    fn drop(&mut self) {
+        let worker = self.worker.take();
+        if self.end(worker).is_err() && !thread::panicking() {
+            panic!("a worker panicked outside of any task; its message stands above");
+        }
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("workers", &self.shared.workers()).finish_non_exhaustive()
+    }
+}
+
+/// Ends the process if dropped: unwinding any further would leave a future that borrows from a frame that is gone.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+/// What a thread can make of a worker before it knows the others.
+struct WorkerParts {
+    driver: DriverHandle,
+    pool: BuddyPool,
+    mailbox: Arc<Mailbox>,
+}
+
+impl WorkerParts {
+    fn make(builder: &Builder, workers: usize) -> io::Result<WorkerParts> {
+        let backend = PlatformDriver::Uring(UringDriver::new(&builder.driver)?);
+        let driver = DriverHandle::new(backend, &builder.driver);
+        let pool = BuddyPool::new(builder.pool_bytes)?;
+        driver.register_buffers(&pool, &builder.driver);
+        let unparker = driver.unparker();
+        let mailbox = Mailbox::new(workers, move || unparker.unpark());
+        Ok(WorkerParts { driver, pool, mailbox })
+    }
+
+    fn into_worker(self, id: WorkerId, shared: Arc<Shared>, builder: &Builder) -> Worker {
+        Worker::new(id, shared, self.driver, self.pool, Clock::System, builder.budget)
+    }
+}
+
+/// The body of a worker's thread.
+fn run_worker(
+    id: WorkerId,
+    builder: &Builder,
+    workers: usize,
+    cpu: Option<Affinity>,
+    report: mpsc::Sender<(WorkerId, io::Result<Arc<Mailbox>>)>,
+    started: &mpsc::Receiver<Arc<Shared>>,
+) {
+    // First of all, so that the ring's and the pool's memory is this CPU's. A CPU that the process may not use any more is
+    // no reason to fail: the worker then runs where it may.
+    let _pinned = cpu.map(|cpu| cpu.apply_to_this_thread());
+    let parts = match WorkerParts::make(builder, workers) {
+        Ok(parts) => parts,
+        Err(error) => return drop(report.send((id, Err(error)))),
+    };
+    if report.send((id, Ok(Arc::clone(&parts.mailbox)))).is_err() {
+        return; // The builder has failed elsewhere and is gone.
+    }
+    // The builder reads reports until nobody is left who could send one.
+    drop(report);
+    let Ok(shared) = started.recv() else { return };
+    let mut worker = parts.into_worker(id, Arc::clone(&shared), builder);
+    let entered = worker.context().enter();
+    while !shared.is_stopping() {
+        worker.work();
+        worker.wait(!shared.is_stopping());
+    }
+    drop(entered);
+    let _drained = worker.end();
+}

@@ -1,0 +1,126 @@
+//! What the workers of one runtime share. It is all here: mailboxes, the places where new rings change hands, a stop
+//! flag, and each worker's published counters.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use super::mesh::mailbox::Mailbox;
+use super::mesh::ring::Consumer;
+use super::metrics::Published;
+use super::task::TaskRef;
+use super::worker_id::WorkerId;
+use crate::sync::Arc;
+
+/// The shared block of a runtime. It lives until the last handle to it is gone, which may be long after the workers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Where each worker gets what other threads have for it.
+    pub(crate) mailboxes: Box<[Arc<Mailbox>]>,
+    /// For each ordered pair of workers, sender times number of workers plus receiver: how their ring begins.
+    pairs: Box<[Pair]>,
+    /// Each worker's counters, written by it alone.
+    pub(crate) published: Box<[CachePadded<Published>]>,
+    /// Set once: workers end when they see it.
+    stopping: AtomicBool,
+    /// Operations that workers could not get back from the kernel when they ended.
+    leaked: AtomicUsize,
+    /// How long a worker that ends waits for the kernel.
+    pub(crate) drain_patience: Duration,
+}
+
+/// One sender and one receiver.
+#[derive(Debug, Default)]
+struct Pair {
+    /// The receiver's end of a new ring, from the sender's first message until the receiver's next look.
+    receiver_end: Mutex<Option<Consumer<TaskRef>>>,
+    /// The sender found the ring full, and wants to be rung when there is room.
+    wants_room: AtomicBool,
+}
+
+impl Shared {
+    /// The block for these workers.
+    pub(crate) fn new(mailboxes: Box<[Arc<Mailbox>]>, drain_patience: Duration) -> Shared {
+        let workers = mailboxes.len();
+        Shared {
+            mailboxes,
+            pairs: (0..workers * workers).map(|_| Pair::default()).collect(),
+            published: (0..workers).map(|_| CachePadded::default()).collect(),
+            stopping: AtomicBool::new(false),
+            leaked: AtomicUsize::new(0),
+            drain_patience,
+        }
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// The mailbox of a worker.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such worker.
+    #[track_caller]
+    pub(crate) fn mailbox(&self, worker: WorkerId) -> &Arc<Mailbox> {
+        match self.mailboxes.get(worker.index()) {
+            Some(mailbox) => mailbox,
+            None => panic!("there is no worker {worker}: the runtime has {}", self.workers()),
+        }
+    }
+
+    /// Leaves the receiver's end of a new ring for it to find.
+    pub(crate) fn hand_over(&self, from: WorkerId, to: WorkerId, receiver_end: Consumer<TaskRef>) {
+        let before = self.lock_receiver_end(from, to).replace(receiver_end);
+        assert!(before.is_none(), "a pair of workers has one ring, made once");
+    }
+
+    /// Takes the end that `hand_over` left.
+    pub(crate) fn take_over(&self, from: WorkerId, to: WorkerId) -> Option<Consumer<TaskRef>> {
+        self.lock_receiver_end(from, to).take()
+    }
+
+    fn lock_receiver_end(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+    ) -> std::sync::MutexGuard<'_, Option<Consumer<TaskRef>>> {
+        self.pair(from, to).receiver_end.lock().expect("nobody panics while a ring changes hands")
+    }
+
+    /// The word by which a sender asks to be rung when its ring has room again.
+    pub(crate) fn wants_room(&self, from: WorkerId, to: WorkerId) -> &AtomicBool {
+        &self.pair(from, to).wants_room
+    }
+
+    fn pair(&self, from: WorkerId, to: WorkerId) -> &Pair {
+        &self.pairs[from.index() * self.workers() + to.index()]
+    }
+
+    /// Tells every worker to end.
+    pub(crate) fn stop(&self) {
+        // Release: pairs with the Acquire of `is_stopping`. The ring after it makes sure that each worker looks.
+        self.stopping.store(true, Ordering::Release);
+        for mailbox in &self.mailboxes {
+            mailbox.nudge();
+        }
+    }
+
+    /// Whether the workers are to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Notes what a worker's driver left in the kernel's hands.
+    pub(crate) fn note_leaked(&self, operations: usize) {
+        self.leaked.fetch_add(operations, Ordering::Relaxed);
+    }
+
+    /// Operations that the kernel did not give back.
+    pub(crate) fn leaked(&self) -> usize {
+        self.leaked.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,162 @@
+//! One core's loop, as a value.
+//!
+//! A [`Worker`] owns an executor, timers, a driver, a pool and its ends of the mesh, and does nothing by itself: whoever
+//! holds it calls it. The threads of a [`Runtime`](super::Runtime) are shells around the two steps of a turn, and a test
+//! can take turns of several workers on one thread.
+//!
+//! ```text
+//! work:  take what the mesh and other threads brought
+//!        run ready tasks, up to the budget
+//!        fire due timers
+//!        publish what was sent, ring
+//! wait:  something ready?   one kernel entry that submits and reaps, or none if there is neither
+//!        nothing ready?     announce, look again, park: the same entry, but it sleeps
+//! ```
+//!
+//! One turn is at most one kernel entry: what the tasks submitted goes out by the very call that waits for answers.
+//!
+//! **Fairness.** The budget bounds how many polls come between two looks at the driver, and [`SLICE_NS`] how long: a task
+//! that always yields delays arriving data and due timers by one budget, a few long polls by one slice.
+//!
+//! **Tear-down** ([`Worker::end`]): refuse new work, drop futures here, drop what the mesh still holds, cancel every
+//! operation and reap until the kernel holds nothing of ours; what it will not give back is leaked, counted and reported.
+
+use std::time::Duration;
+
+use super::context::{Context, Parts};
+use super::mesh::links::Links;
+use super::shared::Shared;
+use super::task::Local;
+use super::timer::{Clock, Timers};
+use super::worker_id::WorkerId;
+use crate::io::buf::BuddyPool;
+use crate::io::driver::{Drained, DriverHandle};
+use crate::sync::Arc;
+
+/// Polls between two looks at the clock, while more tasks are ready. A look costs about as much as one short poll.
+const POLLS_PER_LOOK: usize = 16;
+
+/// How long tasks run before the driver is looked at, however large the budget: a tenth of the shortest delay that people
+/// notice in a service's tail latency.
+const SLICE_NS: u64 = 500_000;
+
+/// Turns between two publications of the counters by a busy worker. An idle one publishes before it sleeps.
+const TURNS_PER_PUBLICATION: u64 = 64;
+
+/// One core's loop and all it owns. It stays on the thread that made it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    context: Context,
+    budget: usize,
+}
+
+impl Worker {
+    /// A worker of the runtime that `shared` belongs to, over a driver made on this thread.
+    pub(crate) fn new(
+        id: WorkerId,
+        shared: Arc<Shared>,
+        driver: DriverHandle,
+        pool: BuddyPool,
+        clock: Clock,
+        budget: usize,
+    ) -> Worker {
+        let local = Local::new(Arc::clone(shared.mailbox(id)));
+        let links = Links::new(id, Arc::clone(&shared)).into();
+        let parts = Parts {
+            id,
+            shared,
+            local,
+            timers: Timers::new(clock),
+            driver,
+            pool,
+            links,
+            instances: Default::default(),
+            turns: Default::default(),
+            parks: Default::default(),
+            timers_fired: Default::default(),
+        };
+        Worker { context: Context::new(parts), budget }
+    }
+
+    /// What code on this worker sees of it.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The first half of a turn: everything but the kernel. The worker must be entered.
+    pub(crate) fn work(&mut self) {
+        let parts = &*self.context;
+        parts.turns.set(parts.turns.get() + 1);
+        parts.links.borrow_mut().receive(|task| parts.local.adopt(task));
+        parts.local.drain_remote();
+        self.run_ready();
+        let fired = parts.timers.fire_due();
+        parts.timers_fired.set(parts.timers_fired.get() + fired as u64);
+        let has_room = parts.links.borrow_mut().flush();
+        for waiter in has_room {
+            waiter.wake();
+        }
+        parts.pool.reclaim();
+    }
+
+    /// Runs ready tasks up to the budget or the slice.
+    fn run_ready(&self) {
+        let local = &self.context.local;
+        let mut left = self.budget;
+        left -= local.run(left.min(POLLS_PER_LOOK));
+        if left == 0 || !local.has_ready() {
+            return;
+        }
+        let start_ns = self.context.driver.now_ns();
+        while left > 0 && local.has_ready() && self.context.driver.now_ns() - start_ns < SLICE_NS {
+            left -= local.run(left.min(POLLS_PER_LOOK));
+        }
+    }
+
+    /// The second half of a turn: the kernel. Sleeps only if nothing is ready and `may_park`. The worker must be entered.
+    pub(crate) fn wait(&mut self, may_park: bool) {
+        let parts = &*self.context;
+        let mailbox = parts.shared.mailbox(parts.id);
+        let idle = !parts.local.has_ready() && !parts.links.borrow().has_unfinished();
+        let parks = may_park && idle && mailbox.doorbell().announce_sleep().is_ok();
+        let entered = if parks {
+            parts.parks.set(parts.parks.get() + 1);
+            self.publish();
+            let entered = parts.driver.park(parts.timers.next_deadline());
+            mailbox.doorbell().wake_up();
+            entered
+        } else {
+            if parts.turns.get().is_multiple_of(TURNS_PER_PUBLICATION) {
+                self.publish();
+            }
+            parts.driver.process_completions()
+        };
+        if let Err(error) = entered {
+            // Nothing can be submitted or reaped any more, and what is in flight cannot be waited for.
+            panic!("the kernel refuses to enter the ring of {:?}: {error}", parts.id);
+        }
+    }
+
+    /// Shares the counters with other threads.
+    fn publish(&self) {
+        let parts = &*self.context;
+        parts.shared.published[parts.id.index()].store(&self.context.metrics());
+    }
+
+    /// Ends the worker. Every future is dropped here, on this thread; then the kernel gives back what it has.
+    pub(crate) fn end(self) -> Drained {
+        let parts = &*self.context;
+        let entered = self.context.enter();
+        parts.local.close();
+        let left = parts.links.borrow_mut().close();
+        drop(left);
+        let instances = std::mem::take(&mut *parts.instances.borrow_mut());
+        drop(instances);
+        let patience: Duration = parts.shared.drain_patience;
+        let drained = parts.driver.shut_down(patience);
+        parts.shared.note_leaked(drained.leaked);
+        self.publish();
+        drop(entered);
+        drained
+    }
+}

@@ -1,0 +1,191 @@
+//! A runtime starts, runs what it is given on the workers it is given it for, and ends whatever is left.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use veloq::runtime::{Builder, Handle, Sharded};
+use veloq::time::sleep;
+use veloq::{WorkerId, current_worker, spawn_local, spawn_to, workers};
+
+fn runtime(workers: usize) -> veloq::Runtime {
+    Builder::new().workers(workers).pin(false).build().expect("this kernel has io_uring")
+}
+
+/// A future that borrows from its caller must be gone when `block_on` returns; its result must arrive.
+#[test]
+fn block_on_returns_what_the_future_made_of_borrowed_values() {
+    let word = String::from("borrowed");
+    let length = runtime(1).block_on(async { word.len() });
+    assert_eq!(length, word.len());
+}
+
+/// A wake that is lost anywhere between workers leaves this test hanging.
+#[test]
+fn a_task_runs_on_the_worker_it_is_sent_to_and_answers_across_the_mesh() {
+    runtime(3).block_on(async {
+        for _ in 0..200 {
+            for worker in workers() {
+                let seen = spawn_to(worker, async move || current_worker()).await.expect("it does not panic");
+                assert_eq!(seen, worker);
+            }
+        }
+    });
+}
+
+/// More messages than ring and outbox hold, from two sides at once: none may be lost, none may run twice.
+#[test]
+fn a_storm_of_messages_loses_none() {
+    runtime(2).block_on(async {
+        let mut answers = Vec::new();
+        let other = WorkerId::new(1);
+        for round in 0..40 {
+            let batch: Vec<_> = (0..1000u64).map(|n| spawn_to(other, async move || n)).collect();
+            for (expected, answer) in (0u64..).zip(batch) {
+                assert_eq!(answer.await.expect("it is not refused"), expected);
+            }
+            answers.push(round);
+        }
+        assert_eq!(answers.len(), 40);
+    });
+}
+
+/// 5,000 tasks made ready at once are more than any budget: those beyond it must come in later turns.
+#[test]
+fn all_tasks_made_ready_at_once_run() {
+    runtime(1).block_on(async {
+        let ran = Rc::new(Cell::new(0));
+        let tasks: Vec<_> = (0..5000)
+            .map(|_| {
+                let ran = Rc::clone(&ran);
+                spawn_local(async move { ran.set(ran.get() + 1) })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("it does not panic");
+        }
+        assert_eq!(ran.get(), 5000);
+    });
+}
+
+/// A sleeping worker must be woken by its wheel's deadline, and never early.
+#[test]
+fn a_sleep_ends_after_its_time() {
+    runtime(1).block_on(async {
+        let start = veloq::time::Instant::now();
+        sleep(Duration::from_millis(20)).await;
+        assert!(start.elapsed() >= Duration::from_millis(20));
+    });
+}
+
+/// A foreign thread's task must wake a worker that is parked.
+#[test]
+fn a_handle_reaches_a_sleeping_runtime_from_another_thread() {
+    runtime(2).block_on(async {
+        let handle = Handle::current();
+        let task =
+            std::thread::spawn(move || handle.spawn_to(WorkerId::new(1), async move || current_worker()))
+                .join()
+                .expect("the thread does not panic");
+        assert_eq!(task.await.expect("it does not panic"), WorkerId::new(1));
+    });
+}
+
+/// Futures dropped at the end must be dropped on their worker, where their `Rc`s are.
+#[test]
+fn the_end_drops_tasks_that_never_finish() {
+    struct OnDrop(std::sync::mpsc::Sender<std::thread::ThreadId>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().id());
+        }
+    }
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let ids = runtime(2).block_on(async {
+        let mut ids = Vec::new();
+        for worker in workers() {
+            let sender = sender.clone();
+            let id = spawn_to(worker, async move || {
+                spawn_local(async move {
+                    let _kept = OnDrop(sender);
+                    std::future::pending::<()>().await;
+                });
+                veloq::time::sleep(Duration::from_millis(1)).await;
+                std::thread::current().id()
+            });
+            ids.push(id.await.expect("it does not panic"));
+        }
+        ids
+    });
+    drop(sender);
+    let mut dropped: Vec<_> = receiver.iter().collect();
+    let mut expected = ids;
+    dropped.sort_by_key(|id| format!("{id:?}"));
+    expected.sort_by_key(|id| format!("{id:?}"));
+    assert_eq!(dropped, expected);
+}
+
+/// A panic ends its task, and reaches whoever joins it.
+#[test]
+fn a_panic_ends_its_task_and_nothing_else() {
+    runtime(2).block_on(async {
+        let error = spawn_local(async { panic!("as planned") }).await.expect_err("it panics");
+        assert!(error.is_panic());
+        let error = spawn_to(WorkerId::new(1), async move || {
+            assert!(current_worker() == WorkerId::new(0), "as planned");
+        });
+        assert!(error.await.expect_err("it panics").is_panic());
+        assert_eq!(spawn_to(WorkerId::new(1), async move || 7).await.expect("that worker lives on"), 7);
+    });
+}
+
+/// The main future's panic must reach the caller of `block_on`, after everything has ended.
+#[test]
+#[should_panic(expected = "as planned")]
+fn a_panic_of_the_main_future_is_the_callers() {
+    runtime(2).block_on(async { panic!("as planned") });
+}
+
+/// Every call reaches its own instance; after the stop every call is refused.
+#[test]
+fn a_service_has_one_instance_on_each_worker() {
+    runtime(3).block_on(async {
+        let service =
+            Sharded::start(async |worker: WorkerId| Ok::<_, std::io::Error>((worker, Cell::new(0))))
+                .await
+                .expect("the factory does not fail");
+        for worker in workers() {
+            for expected in 1..=10 {
+                let (id, count) = service
+                    .on(worker, async |instance: &(WorkerId, Cell<i32>)| {
+                        instance.1.set(instance.1.get() + 1);
+                        (instance.0, instance.1.get())
+                    })
+                    .await
+                    .expect("it is not stopped");
+                assert_eq!((id, count), (worker, expected));
+            }
+        }
+        service.stop(Duration::from_secs(1)).await.expect("no call is in flight");
+        assert!(service.local().is_err());
+        assert!(service.on(WorkerId::new(1), async |_| ()).await.is_err());
+    });
+}
+
+/// If one instance cannot start, those that did must be dropped, and the error be the factory's.
+#[test]
+fn a_service_that_cannot_start_is_rolled_back() {
+    let alive = std::sync::Arc::new(());
+    let kept = alive.clone();
+    let error = runtime(3).block_on(async move {
+        Sharded::start(
+            async move |worker: WorkerId| {
+                if worker == WorkerId::new(1) { Err("no room") } else { Ok(alive.clone()) }
+            },
+        )
+        .await
+        .expect_err("one factory fails")
+    });
+    assert_eq!(error, "no room");
+    assert_eq!(std::sync::Arc::strong_count(&kept), 1);
+}
