@@ -2,8 +2,21 @@
 
 #[cfg(not(loom))]
 pub mod buf;
+#[cfg(not(loom))]
 pub mod driver;
 #[cfg(not(loom))]
 pub(crate) mod op;
 #[cfg(not(loom))]
+pub(crate) mod socket;
+#[cfg(not(loom))]
 pub(crate) mod stash;
+
+// What loom's models reach of this layer: the modules that two threads meet in, and what the tasks wait with.
+#[cfg(loom)]
+pub(crate) mod buf {
+    mod returns;
+}
+#[cfg(loom)]
+pub(crate) mod driver {
+    pub(crate) mod waiter;
+}

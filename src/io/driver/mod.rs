@@ -24,6 +24,9 @@ mod op;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod sim;
 mod slab;
+#[cfg(test)]
+mod tests;
+pub(crate) mod thread_pool;
 mod token;
 mod unpark;
 #[cfg(target_os = "linux")]
@@ -47,6 +50,7 @@ pub use token::Token;
 pub(crate) use unpark::Unparker;
 
 use crate::io::buf::{BuddyPool, BufPool, FixedBuf};
+use crate::io::socket::Receivers;
 use slab::{Abandon, Notice, PayloadType, StableSlab};
 use waiter::Waiter;
 
@@ -213,6 +217,17 @@ pub(crate) enum PlatformDriver {
     Sim(sim::SimDriver),
 }
 
+impl PlatformDriver {
+    /// The kernel's backend, for the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// With an [`Unavailable`] as source, if this machine has none that Veloq can use.
+    pub(crate) fn new(config: &DriverConfig) -> io::Result<PlatformDriver> {
+        Ok(PlatformDriver::Uring(uring::UringDriver::new(config)?))
+    }
+}
+
 /// Does the same with whichever backend it is.
 macro_rules! on_backend {
     ($platform:expr, $driver:ident => $body:expr) => {
@@ -269,6 +284,8 @@ struct DriverCell {
     core: RefCell<Core>,
     /// The worker's pool, once its arena is registered.
     pool: OnceCell<BuddyPool>,
+    /// Who may hold how much of the receive ring.
+    receivers: Receivers,
     /// Set by `shut_down`: new operations are refused, and end as cancelled.
     closed: Cell<bool>,
 }
@@ -316,6 +333,7 @@ impl DriverHandle {
                 descriptors_reclaimed: 0,
             }),
             pool: OnceCell::new(),
+            receivers: Receivers::new(config),
             closed: Cell::new(false),
         }))
     }
@@ -469,8 +487,23 @@ impl DriverHandle {
     /// Makes a pool the worker's, and its arena known to the kernel. What is refused stands in the capability report.
     pub(crate) fn register_buffers(&self, pool: &BuddyPool, config: &DriverConfig) {
         assert!(self.0.pool.set(pool.clone()).is_ok(), "a worker has one pool, registered once");
+        let free_bytes = pool.stats().free_bytes;
         let core = &mut *self.0.core.borrow_mut();
         on_backend!(&mut core.backend, driver => driver.register_buffers(pool, config));
+        // The ring may have become smaller than asked for: what it took of the arena says how large it is.
+        let ring_bytes = free_bytes.saturating_sub(pool.stats().free_bytes);
+        let picks_once = match &core.backend {
+            #[cfg(target_os = "linux")]
+            PlatformDriver::Uring(_) => true,
+            #[cfg(any(test, feature = "sim"))]
+            PlatformDriver::Sim(_) => false,
+        };
+        self.0.receivers.set_ring(ring_bytes, config, picks_once);
+    }
+
+    /// Who may hold how much of the receive ring.
+    pub(crate) fn receivers(&self) -> &Receivers {
+        &self.0.receivers
     }
 
     /// A buffer from the worker's pool, or from the heap if the pool cannot give one.

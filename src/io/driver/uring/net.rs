@@ -196,7 +196,14 @@ unsafe impl PlatformOp<UringDriver> for RecvMany {
 
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
         let group = driver.receive_group()?;
-        Ok(on_target!(driver.target(&self.fd)?, fd => opcode::RecvMulti::new(fd, group).build()))
+        if self.once.is_none() {
+            return Ok(on_target!(driver.target(&self.fd)?, fd => opcode::RecvMulti::new(fd, group).build()));
+        }
+        // A length of 0 stands for that of the buffer that the kernel picks.
+        Ok(on_target!(driver.target(&self.fd)?, fd => {
+            let recv = opcode::Recv::new(fd, ptr::null_mut(), 0).buf_group(group).build();
+            recv.flags(squeue::Flags::BUFFER_SELECT)
+        }))
     }
 }
 

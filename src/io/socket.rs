@@ -1,0 +1,772 @@
+//! A stream socket, below the shape that `net` gives it: what receives from it, who may, and where bytes wait.
+//!
+//! There are two ways to receive. [`Read`], [`ReadExact`] and [`ReadVectored`] bring a buffer of the caller's, one plain
+//! receive each. [`Recv`] brings none: it gets a [`FixedBuf`] once data is there, so an idle connection holds no buffer.
+//! For that it *arms* a multishot receive, which stays with the kernel from call to call.
+//!
+//! **Order.** A byte can wait in three places, and is older the further left it waits:
+//!
+//! ```text
+//! stash ◀── answers of the multishot receive ◀── kernel
+//!   ▲            (buffers of the receive ring)     │
+//!   └── plain receives whose future was dropped ◀──┘   never both at once
+//! ```
+//!
+//! A reader empties them from the left. A plain receive is submitted only when no multishot receive is armed and no other
+//! plain receive is with the driver, and the other way round. So a `read` after a `recv` cancels the multishot receive,
+//! waits for its terminal completion and takes what it brought, before it asks the kernel itself.
+//!
+//! **Nothing is lost.** Whatever a dropped future's receive still brings comes to the stash, and is what the next call
+//! returns. A dropped `read_exact` puts back what it had. An error that came with nobody waiting is reported once. The
+//! end of the stream need not be kept: the kernel says it again.
+//!
+//! **Credit.** The receive ring is small and everybody's. A socket arms only with a *seat* ([`Receivers`]): a credit of a
+//! few ring buffers that may wait in its multishot receive. Beyond it the receive is cancelled, and armed again when
+//! somebody waits and what waited is gone. All credits together never exceed the ring. A socket that gets no seat
+//! receives once per call, into a buffer that the kernel picks when data is there.
+//!
+//! A credit cannot bind the kernel, which takes what it needs for what has arrived, and programs keep buffers as long as
+//! they like: the ring can run *dry*. Then every seated socket that nobody reads from is *relieved*: what waits in ring
+//! buffers is copied to the heap (counted), the buffers go back, and its receive is cancelled. The reader that met the
+//! dry ring waits until its socket is readable and receives into a buffer of the pool or the heap. So a silent reader
+//! starves nobody.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, ready};
+
+use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Slice};
+use super::driver::{DriverConfig, DriverHandle, Multishot, Op, SharedDescriptor};
+use super::op::{self, copy_of, net};
+use super::stash::{Reader, Stash, is_cancelled, is_dry};
+
+/// A connected stream socket.
+pub(crate) struct Socket {
+    fd: SharedDescriptor,
+    driver: DriverHandle,
+    stash: Rc<Stash>,
+    armed: RefCell<Option<Armed>>,
+}
+
+/// A multishot receive, from arming until its terminal answer was taken.
+struct Armed {
+    many: Multishot<net::RecvMany>,
+    seat: Seat,
+}
+
+/// Where a plain receive finds its bytes.
+enum Source {
+    /// In the stash.
+    Stash,
+    /// Nowhere yet: the kernel may be asked.
+    Kernel,
+}
+
+/// What a caller without a buffer can do next.
+enum Next {
+    /// Take this.
+    Chunk(io::Result<FixedBuf>),
+    /// Receive once: the socket has no seat.
+    Once,
+    /// Receive without the ring: it is dry, or there is none.
+    WithoutRing,
+}
+
+impl Socket {
+    /// The socket behind `fd`.
+    pub(crate) fn new(fd: SharedDescriptor, driver: DriverHandle) -> Rc<Socket> {
+        Rc::new(Socket { fd, driver, stash: Rc::default(), armed: RefCell::new(None) })
+    }
+
+    /// The descriptor, for operations and options.
+    pub(crate) fn fd(&self) -> &SharedDescriptor {
+        &self.fd
+    }
+
+    /// The driver that the socket belongs to.
+    pub(crate) fn driver(&self) -> &DriverHandle {
+        &self.driver
+    }
+
+    /// What was received and not taken.
+    pub(crate) fn stash(&self) -> &Rc<Stash> {
+        &self.stash
+    }
+
+    /// The only owner's descriptor, or the socket again if there are others, be it operations in flight.
+    pub(crate) fn into_fd(self: Rc<Socket>) -> Result<SharedDescriptor, Rc<Socket>> {
+        Ok(Rc::try_unwrap(self)?.fd)
+    }
+
+    /// Waits until nothing receives from the socket any more. What did is in the stash.
+    pub(crate) fn poll_disarmed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.spill() {
+            let item = {
+                let mut slot = self.armed.borrow_mut();
+                let Some(armed) = &mut *slot else { break };
+                armed.many.request_cancel();
+                ready!(armed.many.poll_next(cx))
+            };
+            self.keep(item);
+        }
+        self.stash.poll_quiet(cx)
+    }
+
+    /// Waits until the stash has something, or the kernel may be asked.
+    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Source> {
+        if self.stash.is_empty() {
+            self.spill();
+        }
+        if self.stash.is_empty() {
+            ready!(self.poll_disarmed(cx));
+        }
+        Poll::Ready(if self.stash.is_empty() { Source::Kernel } else { Source::Stash })
+    }
+
+    /// Waits for the next piece of the stream, with a multishot receive armed if there is a seat.
+    fn poll_next(self: &Rc<Socket>, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            if let Some(chunk) = self.stash.pop() {
+                return Poll::Ready(Next::Chunk(chunk));
+            }
+            let mut slot = self.armed.borrow_mut();
+            let Some(armed) = &mut *slot else {
+                drop(slot);
+                ready!(self.stash.poll_quiet(cx));
+                if self.stash.is_empty() {
+                    let Some(seat) = Seat::take(self) else { return Poll::Ready(Next::Once) };
+                    let operation = net::RecvMany { fd: Rc::clone(&self.fd), once: None };
+                    let many = Multishot::new(operation, &self.driver);
+                    *self.armed.borrow_mut() = Some(Armed { many, seat });
+                }
+                continue;
+            };
+            let item = ready!(armed.many.poll_next(cx));
+            if armed.many.is_finished() {
+                *slot = None;
+            } else if armed.many.waiting() > armed.seat.credit {
+                armed.many.request_cancel();
+            }
+            drop(slot);
+            match item {
+                None => {}
+                Some(Err(error)) if is_cancelled(&error) => {}
+                Some(Err(error)) if is_dry(&error) => {
+                    self.driver.receivers().relieve();
+                    return Poll::Ready(Next::WithoutRing);
+                }
+                Some(Err(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    self.driver.receivers().forget_ring();
+                    return Poll::Ready(Next::WithoutRing);
+                }
+                Some(chunk) => return Poll::Ready(Next::Chunk(chunk)),
+            }
+        }
+    }
+
+    /// Moves what the multishot receive has brought to the stash, out of the ring's buffers. Says whether none is armed
+    /// any more.
+    fn spill(&self) -> bool {
+        loop {
+            let item = {
+                let mut slot = self.armed.borrow_mut();
+                let Some(armed) = &mut *slot else { return true };
+                let Some(item) = armed.many.try_next() else { return false };
+                if armed.many.is_finished() {
+                    *slot = None;
+                }
+                item
+            };
+            self.keep(item);
+        }
+    }
+
+    /// Puts one answer of the multishot receive at the end of the stash. What the kernel will say again is not kept.
+    fn keep(&self, item: Option<io::Result<FixedBuf>>) {
+        match item {
+            None => {}
+            Some(Ok(buf)) => {
+                self.driver.receivers().spilled_bytes.update(|bytes| bytes + buf.len() as u64);
+                self.stash.keep(Ok(buf.len()), |bytes| copy_of(&[buf], bytes));
+            }
+            Some(Err(error)) if is_dry(&error) => {}
+            Some(Err(error)) => self.stash.keep_error(error),
+        }
+    }
+
+    /// Gives ring buffers back that wait here while nobody reads.
+    fn relieve(&self) {
+        if self.stash.has_reader() {
+            return;
+        }
+        let waits = self.armed.borrow().as_ref().is_some_and(|armed| armed.many.waiting() > 0);
+        if waits
+            && !self.spill()
+            && let Some(armed) = &mut *self.armed.borrow_mut()
+        {
+            armed.many.request_cancel();
+        }
+    }
+
+    /// One receive into `buf`, to be polled at once.
+    fn receive<B: IoBufMut>(&self, buf: B, flags: i32, kept: fn(B, usize) -> FixedBuf) -> Op<net::Recv<B>> {
+        self.stash.receive_begins();
+        let (fd, stash) = (Rc::clone(&self.fd), Some(Rc::clone(&self.stash)));
+        Op::new(net::Recv { fd, buf, flags, stash, kept }, &self.driver)
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket")
+            .field("fd", &self.fd)
+            .field("stash", &self.stash)
+            .field("armed", &self.armed.try_borrow().map(|armed| armed.is_some()))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A worker's receive ring, as its sockets share it: who has a seat, and how much all seats may hold.
+#[derive(Debug)]
+pub(crate) struct Receivers {
+    /// Buffers in the ring; 0 without one.
+    ring_buffers: Cell<usize>,
+    /// Bytes in each, and in the buffers that stand in for them.
+    buffer_bytes: Cell<usize>,
+    /// Whether the backend can let the kernel pick a buffer for a single receive.
+    picks_once: Cell<bool>,
+    /// The sum of all credits, at most `ring_buffers`.
+    granted: Cell<usize>,
+    /// The seats' sockets. As there is no credit below one, there are at most `ring_buffers` seats.
+    seats: RefCell<Vec<Option<Weak<Socket>>>>,
+    free_seats: RefCell<Vec<usize>>,
+    /// Bytes copied out of ring buffers because they had to wait, ever.
+    spilled_bytes: Cell<u64>,
+}
+
+/// Ring buffers that may wait in one socket while there is plenty: enough for a pipelining client to run ahead of its
+/// server, few enough that 16 silent ones are needed to claim half of the default ring.
+const CREDIT_MAX: usize = 4;
+
+impl Receivers {
+    /// Of a driver that has no ring yet.
+    pub(crate) fn new(config: &DriverConfig) -> Receivers {
+        Receivers {
+            ring_buffers: Cell::new(0),
+            buffer_bytes: Cell::new(config.receive_buffer_bytes as usize),
+            picks_once: Cell::new(false),
+            granted: Cell::new(0),
+            seats: RefCell::default(),
+            free_seats: RefCell::default(),
+            spilled_bytes: Cell::new(0),
+        }
+    }
+
+    /// Notes that there is a ring, which took `ring_bytes` of the arena.
+    pub(crate) fn set_ring(&self, ring_bytes: usize, config: &DriverConfig, picks_once: bool) {
+        let wanted = usize::from(config.receive_buffers.next_power_of_two());
+        self.buffer_bytes.set(config.receive_buffer_bytes as usize);
+        self.ring_buffers.set(wanted.min(ring_bytes / self.buffer_bytes.get().max(1)));
+        self.picks_once.set(picks_once);
+    }
+
+    /// Bytes that had to be copied out of ring buffers, because nobody took them or a plain read did.
+    pub(crate) fn spilled_bytes(&self) -> u64 {
+        self.spilled_bytes.get()
+    }
+
+    /// Notes that there is no ring after all. No more seats are given.
+    fn forget_ring(&self) {
+        self.ring_buffers.set(0);
+        self.picks_once.set(false);
+    }
+
+    /// The credit for one more socket: generous while more than half of the ring is unclaimed, then one buffer each.
+    fn next_credit(&self) -> Option<usize> {
+        let all = self.ring_buffers.get();
+        match all.saturating_sub(self.granted.get()) {
+            0 => None,
+            left if left > all / 2 => Some(CREDIT_MAX.min(left)),
+            _ => Some(1),
+        }
+    }
+
+    /// Makes every socket that nobody reads from give its ring buffers back.
+    fn relieve(&self) {
+        let seated: Vec<Rc<Socket>> =
+            self.seats.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        for socket in seated {
+            socket.relieve();
+        }
+    }
+}
+
+/// A socket's right to have a multishot receive armed, and the credit that goes with it. Dropping it gives both back.
+struct Seat {
+    driver: DriverHandle,
+    index: usize,
+    credit: usize,
+}
+
+impl Seat {
+    /// A seat for `socket`, if there is credit left.
+    fn take(socket: &Rc<Socket>) -> Option<Seat> {
+        let receivers = socket.driver.receivers();
+        let credit = receivers.next_credit()?;
+        receivers.granted.update(|granted| granted + credit);
+        let mut seats = receivers.seats.borrow_mut();
+        let index = receivers.free_seats.borrow_mut().pop().unwrap_or_else(|| {
+            seats.push(None);
+            seats.len() - 1
+        });
+        seats[index] = Some(Rc::downgrade(socket));
+        Some(Seat { driver: socket.driver.clone(), index, credit })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let receivers = self.driver.receivers();
+        receivers.granted.update(|granted| granted - self.credit);
+        receivers.seats.borrow_mut()[self.index] = None;
+        receivers.free_seats.borrow_mut().push(self.index);
+    }
+}
+
+/// The future of `recv`: the next piece of a stream, in a buffer that is taken only when data is there.
+///
+/// Yields what has arrived, at most one buffer full; an empty buffer is the end of the stream. Dropping it loses nothing:
+/// what arrives later waits for the next call.
+#[must_use = "nothing is received until it is awaited"]
+#[derive(Debug)]
+pub struct Recv {
+    socket: Rc<Socket>,
+    reader: Reader,
+    step: Step,
+}
+
+/// How far a [`Recv`] has come.
+#[derive(Debug)]
+enum Step {
+    /// It looks at what waits and at the multishot receive.
+    Look,
+    /// It receives once, into a buffer that the kernel picks.
+    Pick(Op<net::RecvMany>),
+    /// It waits until a receive would find something.
+    Wait(Op<op::misc::Poll>),
+    /// It receives into a buffer of the pool.
+    Receive(Op<net::Recv<FixedBuf>>),
+}
+
+impl Recv {
+    pub(crate) fn new(socket: &Rc<Socket>) -> Recv {
+        Recv { socket: Rc::clone(socket), reader: Reader::new(&socket.stash), step: Step::Look }
+    }
+
+    fn wait_until_readable(&self) -> Step {
+        let events = u32::from(libc::POLLIN.cast_unsigned());
+        Step::Wait(Op::new(op::misc::Poll { fd: Rc::clone(&self.socket.fd), events }, &self.socket.driver))
+    }
+
+    fn receive(&self, flags: i32) -> Step {
+        let buf = self.socket.driver.alloc(self.socket.driver.receivers().buffer_bytes.get());
+        Step::Receive(self.socket.receive(buf, flags, net::kept_whole))
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<FixedBuf>> {
+        loop {
+            self.step = match &mut self.step {
+                Step::Look => match ready!(self.socket.poll_next(cx)) {
+                    Next::Chunk(chunk) => return Poll::Ready(chunk),
+                    Next::Once if self.socket.driver.receivers().picks_once.get() => {
+                        self.socket.stash.receive_begins();
+                        let (fd, once) = (Rc::clone(&self.socket.fd), Some(Rc::clone(&self.socket.stash)));
+                        Step::Pick(Op::new(net::RecvMany { fd, once }, &self.socket.driver))
+                    }
+                    Next::Once | Next::WithoutRing => self.wait_until_readable(),
+                },
+                Step::Pick(pick) => match ready!(Pin::new(pick).poll(cx)) {
+                    Err(error) if is_dry(&error) => {
+                        self.socket.driver.receivers().relieve();
+                        self.wait_until_readable()
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        self.socket.driver.receivers().forget_ring();
+                        self.wait_until_readable()
+                    }
+                    chunk => return Poll::Ready(chunk),
+                },
+                Step::Wait(wait) => match ready!(Pin::new(wait).poll(cx)) {
+                    Ok(_) => self.receive(libc::MSG_DONTWAIT),
+                    // A backend that cannot wait for readiness receives at once, and the buffer waits with it.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => self.receive(0),
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+                Step::Receive(receive) => match ready!(Pin::new(receive).poll(cx)) {
+                    (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.wait_until_readable()
+                    }
+                    (result, buf) => return Poll::Ready(result.map(|_| buf)),
+                },
+            };
+        }
+    }
+}
+
+impl Future for Recv {
+    type Output = io::Result<FixedBuf>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.reader.claim()?;
+        let chunk = ready!(this.poll_step(cx));
+        this.step = Step::Look;
+        this.reader.release();
+        Poll::Ready(chunk)
+    }
+}
+
+/// The future of `read`: some bytes of a stream, in a buffer of the caller's.
+///
+/// Yields how many there are (0: the stream has ended, or the buffer has no capacity) and the buffer, filled from its
+/// start. Dropping it loses no byte: what arrives later waits for the next call. It does lose the buffer.
+#[must_use = "nothing is read until it is awaited"]
+#[derive(Debug)]
+pub struct Read<B: IoBufMut> {
+    socket: Rc<Socket>,
+    reader: Reader,
+    step: Reading<B, net::Recv<B>>,
+}
+
+/// How far a read has come: the buffer is here, or with its operation.
+#[derive(Debug)]
+enum Reading<B, T: super::driver::Operation> {
+    Start(B),
+    InFlight(Op<T>),
+    Finished,
+}
+
+/// What is said to a caller who polls a future again after its answer.
+const POLLED_AFTER_READY: &str = "a read or write was polled after it was ready";
+
+// What the kernel sees is in a slot of the driver; nothing in the futures themselves is pinned.
+impl<B: IoBufMut> Unpin for Read<B> {}
+impl<B: IoBufMut> Unpin for ReadExact<B> {}
+impl<V: IoBufMutVec> Unpin for ReadVectored<V> {}
+impl<B: IoBuf> Unpin for WriteAll<B> {}
+
+impl<B: IoBufMut> Read<B> {
+    pub(crate) fn new(socket: &Rc<Socket>, buf: B) -> Read<B> {
+        let reader = Reader::new(&socket.stash);
+        Read { socket: Rc::clone(socket), reader, step: Reading::Start(buf) }
+    }
+}
+
+impl<B: IoBufMut> Future for Read<B> {
+    type Output = BufResult<usize, B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match mem::replace(&mut this.step, Reading::Finished) {
+                Reading::Start(buf) if buf.io_capacity() == 0 => return Poll::Ready((Ok(0), buf)),
+                Reading::Start(mut buf) => {
+                    if let Err(error) = this.reader.claim() {
+                        return Poll::Ready((Err(error), buf));
+                    }
+                    match this.socket.poll_source(cx) {
+                        Poll::Pending => {
+                            this.step = Reading::Start(buf);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Source::Stash) => {
+                            this.reader.release();
+                            return Poll::Ready((this.socket.stash.take_into(&mut buf, 0), buf));
+                        }
+                        Poll::Ready(Source::Kernel) => {
+                            this.step = Reading::InFlight(this.socket.receive(buf, 0, net::kept_whole));
+                        }
+                    }
+                }
+                Reading::InFlight(mut receive) => {
+                    let Poll::Ready(answer) = Pin::new(&mut receive).poll(cx) else {
+                        this.step = Reading::InFlight(receive);
+                        return Poll::Pending;
+                    };
+                    this.reader.release();
+                    return Poll::Ready(answer);
+                }
+                Reading::Finished => panic!("{POLLED_AFTER_READY}"),
+            }
+        }
+    }
+}
+
+/// The future of `read_vectored`: some bytes of a stream, in several buffers of the caller's, filled one after the other.
+///
+/// Otherwise as [`Read`].
+#[must_use = "nothing is read until it is awaited"]
+#[derive(Debug)]
+pub struct ReadVectored<V: IoBufMutVec> {
+    socket: Rc<Socket>,
+    reader: Reader,
+    step: Reading<V, net::RecvVectored<V>>,
+}
+
+impl<V: IoBufMutVec> ReadVectored<V> {
+    pub(crate) fn new(socket: &Rc<Socket>, bufs: V) -> ReadVectored<V> {
+        let reader = Reader::new(&socket.stash);
+        ReadVectored { socket: Rc::clone(socket), reader, step: Reading::Start(bufs) }
+    }
+
+    fn receive(&self, bufs: V) -> Op<net::RecvVectored<V>> {
+        let Socket { fd, stash, driver, .. } = &*self.socket;
+        stash.receive_begins();
+        Op::new(net::RecvVectored { fd: Rc::clone(fd), bufs, stash: Some(Rc::clone(stash)) }, driver)
+    }
+}
+
+impl<V: IoBufMutVec> Future for ReadVectored<V> {
+    type Output = BufResult<usize, V>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match mem::replace(&mut this.step, Reading::Finished) {
+                Reading::Start(mut bufs) => {
+                    let mut room = 0usize;
+                    bufs.io_each_mut(|_, capacity| room = room.saturating_add(capacity));
+                    if room == 0 {
+                        return Poll::Ready((Ok(0), bufs));
+                    }
+                    if let Err(error) = this.reader.claim() {
+                        return Poll::Ready((Err(error), bufs));
+                    }
+                    match this.socket.poll_source(cx) {
+                        Poll::Pending => {
+                            this.step = Reading::Start(bufs);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Source::Stash) => {
+                            this.reader.release();
+                            return Poll::Ready((this.socket.stash.take_into_vec(&mut bufs), bufs));
+                        }
+                        Poll::Ready(Source::Kernel) => this.step = Reading::InFlight(this.receive(bufs)),
+                    }
+                }
+                Reading::InFlight(mut receive) => {
+                    let Poll::Ready(answer) = Pin::new(&mut receive).poll(cx) else {
+                        this.step = Reading::InFlight(receive);
+                        return Poll::Pending;
+                    };
+                    this.reader.release();
+                    return Poll::Ready(answer);
+                }
+                Reading::Finished => panic!("{POLLED_AFTER_READY}"),
+            }
+        }
+    }
+}
+
+/// The future of `read_exact`: as many bytes of a stream as the buffer has capacity for.
+///
+/// Yields the buffer whatever happens; after an error it holds what came before. Dropping it loses no byte: what it had
+/// is put back in front of the stream. It does lose the buffer.
+#[must_use = "nothing is read until it is awaited"]
+#[derive(Debug)]
+pub struct ReadExact<B: IoBufMut> {
+    socket: Rc<Socket>,
+    reader: Reader,
+    /// Bytes at the buffer's start that were read.
+    filled: usize,
+    step: Reading<B, net::Recv<Slice<B>>>,
+}
+
+impl<B: IoBufMut> ReadExact<B> {
+    pub(crate) fn new(socket: &Rc<Socket>, buf: B) -> ReadExact<B> {
+        let reader = Reader::new(&socket.stash);
+        ReadExact { socket: Rc::clone(socket), reader, filled: 0, step: Reading::Start(buf) }
+    }
+
+    /// Ends with the buffer holding exactly what was read.
+    fn finish(&mut self, result: io::Result<()>, buf: B) -> Poll<BufResult<(), B>> {
+        self.reader.release();
+        Poll::Ready((result, buf))
+    }
+}
+
+impl<B: IoBufMut> Future for ReadExact<B> {
+    type Output = BufResult<(), B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match mem::replace(&mut this.step, Reading::Finished) {
+                Reading::Start(mut buf) => {
+                    if let Err(error) = this.reader.claim() {
+                        return Poll::Ready((Err(error), buf));
+                    }
+                    // Also when nothing waits: it cuts the buffer to what was read.
+                    match this.socket.stash.take_into(&mut buf, this.filled) {
+                        Ok(taken) => this.filled += taken,
+                        Err(error) => return this.finish(Err(error), buf),
+                    }
+                    if this.filled == buf.io_capacity() {
+                        return this.finish(Ok(()), buf);
+                    }
+                    match this.socket.poll_source(cx) {
+                        Poll::Pending => {
+                            this.step = Reading::Start(buf);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Source::Stash) => this.step = Reading::Start(buf),
+                        Poll::Ready(Source::Kernel) => {
+                            let rest = buf.slice(this.filled..);
+                            let receive = this.socket.receive(rest, 0, net::kept_with_begin);
+                            this.step = Reading::InFlight(receive);
+                        }
+                    }
+                }
+                Reading::InFlight(mut receive) => {
+                    let Poll::Ready((result, rest)) = Pin::new(&mut receive).poll(cx) else {
+                        this.step = Reading::InFlight(receive);
+                        return Poll::Pending;
+                    };
+                    let buf = rest.into_inner();
+                    match result {
+                        Ok(0) => return this.finish(Err(io::ErrorKind::UnexpectedEof.into()), buf),
+                        Ok(read) => {
+                            this.filled += read;
+                            this.step = Reading::Start(buf);
+                        }
+                        Err(error) => return this.finish(Err(error), buf),
+                    }
+                }
+                Reading::Finished => panic!("{POLLED_AFTER_READY}"),
+            }
+        }
+    }
+}
+
+impl<B: IoBufMut> Drop for ReadExact<B> {
+    /// Un-reads. If a receive is in flight its operation has the buffer, and does the same when it ends.
+    fn drop(&mut self) {
+        if let Reading::Start(buf) = mem::replace(&mut self.step, Reading::Finished)
+            && self.filled > 0
+        {
+            self.socket.stash.unread(copy_of(&[buf], self.filled));
+        }
+    }
+}
+
+/// The future of `write`: sends some of a buffer.
+///
+/// Yields how many bytes were taken, and the buffer. If it is dropped, some of them may have been sent.
+#[must_use = "nothing is written until it is awaited"]
+#[derive(Debug)]
+pub struct Write<B: IoBuf>(Op<net::Send<B>>);
+
+impl<B: IoBuf> Write<B> {
+    pub(crate) fn new(socket: &Socket, buf: B) -> Write<B> {
+        Write(Op::new(net::Send { fd: Rc::clone(&socket.fd), buf, flags: 0 }, &socket.driver))
+    }
+}
+
+impl<B: IoBuf> Future for Write<B> {
+    type Output = BufResult<usize, B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// The future of `write_vectored`: sends some of several buffers, in order, at most 1024 of them.
+///
+/// Yields how many bytes were taken, and the buffers. If it is dropped, some of them may have been sent.
+#[must_use = "nothing is written until it is awaited"]
+#[derive(Debug)]
+pub struct WriteVectored<V: IoBufVec>(Op<net::SendVectored<V>>);
+
+impl<V: IoBufVec> WriteVectored<V> {
+    pub(crate) fn new(socket: &Socket, bufs: V) -> WriteVectored<V> {
+        WriteVectored(Op::new(
+            net::SendVectored { fd: Rc::clone(&socket.fd), bufs, to: None },
+            &socket.driver,
+        ))
+    }
+}
+
+impl<V: IoBufVec> Future for WriteVectored<V> {
+    type Output = BufResult<usize, V>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// The future of `write_all`: sends all of a buffer.
+///
+/// Yields the buffer whatever happens. If it is dropped or fails, some of it may have been sent.
+#[must_use = "nothing is written until it is awaited"]
+#[derive(Debug)]
+pub struct WriteAll<B: IoBuf> {
+    socket: Rc<Socket>,
+    sent: usize,
+    step: Writing<B>,
+}
+
+/// How far a [`WriteAll`] has come.
+#[derive(Debug)]
+enum Writing<B: IoBuf> {
+    Start(B),
+    InFlight(Op<net::Send<Slice<B>>>),
+    Finished,
+}
+
+impl<B: IoBuf> WriteAll<B> {
+    pub(crate) fn new(socket: &Rc<Socket>, buf: B) -> WriteAll<B> {
+        WriteAll { socket: Rc::clone(socket), sent: 0, step: Writing::Start(buf) }
+    }
+}
+
+impl<B: IoBuf> Future for WriteAll<B> {
+    type Output = BufResult<(), B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match mem::replace(&mut this.step, Writing::Finished) {
+                Writing::Start(buf) if this.sent == buf.io_len() => return Poll::Ready((Ok(()), buf)),
+                Writing::Start(buf) => {
+                    let end = buf.io_len();
+                    let rest = buf.slice(this.sent..end);
+                    // The kernel itself goes on after a part, so that one round is the rule.
+                    let send =
+                        net::Send { fd: Rc::clone(&this.socket.fd), buf: rest, flags: libc::MSG_WAITALL };
+                    this.step = Writing::InFlight(Op::new(send, &this.socket.driver));
+                }
+                Writing::InFlight(mut send) => {
+                    let Poll::Ready((result, rest)) = Pin::new(&mut send).poll(cx) else {
+                        this.step = Writing::InFlight(send);
+                        return Poll::Pending;
+                    };
+                    let buf = rest.into_inner();
+                    match result {
+                        Ok(0) => return Poll::Ready((Err(io::ErrorKind::WriteZero.into()), buf)),
+                        Ok(sent) => {
+                            this.sent += sent;
+                            this.step = Writing::Start(buf);
+                        }
+                        Err(error) => return Poll::Ready((Err(error), buf)),
+                    }
+                }
+                Writing::Finished => panic!("{POLLED_AFTER_READY}"),
+            }
+        }
+    }
+}
