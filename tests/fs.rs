@@ -304,7 +304,7 @@ async fn a_file_without_permission_is_denied() {
     let dir = dir();
     let path = dir.path().join("secret");
     oracle::write(&path, b"secret").expect("a file");
-    oracle::set_permissions(&path, oracle::Permissions::from_mode(0)).expect("it is ours");
+    oracle::set_permissions(&path, oracle::Permissions::from_mode(0o0)).expect("it is ours");
     match oracle::File::open(&path) {
         Ok(_) => eprintln!("nothing is denied to the user who runs this test"),
         Err(error) => {
