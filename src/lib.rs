@@ -80,3 +80,12 @@ pub use runtime::{Runtime, Sharded, WorkerId, alloc, current_worker, workers};
 pub use task::{on_every_worker, spawn_local, spawn_to};
 #[cfg(all(feature = "macros", not(loom)))]
 pub use veloq_macros::{main, test};
+
+// Unit tests name the crate as its users do: the macros expand to `::veloq`.
+#[cfg(test)]
+extern crate self as veloq;
+
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

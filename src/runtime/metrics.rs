@@ -3,7 +3,7 @@
 //! A worker writes its numbers into its own padded block once a turn, with plain relaxed stores; any thread may read
 //! them. Each number is exact as of some recent turn; two numbers read one after the other may be of different turns.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Defines the published block and its snapshot with the same fields.
 macro_rules! metrics {

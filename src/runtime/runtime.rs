@@ -32,7 +32,6 @@ use super::timer::Clock;
 use super::worker::Worker;
 use super::worker_id::WorkerId;
 use crate::io::buf::BuddyPool;
-use crate::io::driver::uring::UringDriver;
 use crate::io::driver::{Capabilities, DriverHandle, PlatformDriver};
 use crate::os::Affinity;
 use crate::sync::Arc;
@@ -211,7 +210,7 @@ struct WorkerParts {
 
 impl WorkerParts {
     fn make(builder: &Builder, workers: usize) -> io::Result<WorkerParts> {
-        let backend = PlatformDriver::Uring(UringDriver::new(&builder.driver)?);
+        let backend = PlatformDriver::new(&builder.driver)?;
         let driver = DriverHandle::new(backend, &builder.driver);
         let pool = BuddyPool::new(builder.pool_bytes)?;
         driver.register_buffers(&pool, &builder.driver);

@@ -22,14 +22,14 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::panic::{Location, resume_unwind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::context::Context;
 use super::task::{JoinError, JoinHandle, TaskRef};
+use super::timer::{Timer, Timers};
 use super::worker_id::WorkerId;
-use crate::time::timeout;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A service with one instance on each worker. Cheap to clone; can be sent anywhere in its runtime.
 ///
@@ -186,13 +186,13 @@ impl<S: 'static> Sharded<S> {
     async fn drop_instances(&self, patience: Duration) -> usize {
         let key = self.key;
         let mut unfinished = 0;
-        let deadline = crate::time::Instant::now() + patience;
+        let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = Timers::current().now().saturating_add(patience_ns);
         for worker in self.ids().rev() {
             let dropped = send(worker, async move || {
                 let Some(kept) = Kept::<S>::find(key) else { return 0 };
                 kept.open.set(false);
-                let left = deadline.saturating_duration_since(crate::time::Instant::now());
-                let _ended = timeout(left, kept.idle()).await;
+                kept.idle_until(deadline_ns).await;
                 let instance = Context::current().instances.borrow_mut().remove(&key);
                 drop(instance);
                 kept.calls.get()
@@ -255,15 +255,16 @@ impl<S: 'static> Kept<S> {
         Some(Instance { kept: self })
     }
 
-    /// Ready when no call is in flight.
-    async fn idle(&self) {
+    /// Ready when no call is in flight, or the clock has reached the deadline.
+    async fn idle_until(&self, deadline_ns: u64) {
+        let mut deadline = Timer::at(deadline_ns);
         poll_fn(|cx| {
             if self.calls.get() == 0 {
                 return Poll::Ready(());
             }
             let before = self.idle.borrow_mut().replace(cx.waker().clone());
             drop(before);
-            Poll::Pending
+            deadline.poll(cx)
         })
         .await;
     }

@@ -2,7 +2,6 @@
 //! flag, and each worker's published counters.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -13,6 +12,7 @@ use super::metrics::Published;
 use super::task::TaskRef;
 use super::worker_id::WorkerId;
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The shared block of a runtime. It lives until the last handle to it is gone, which may be long after the workers.
 #[derive(Debug)]

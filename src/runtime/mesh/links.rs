@@ -24,7 +24,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll};
 
 use super::ring::{Consumer, Producer, ring};
@@ -33,6 +32,7 @@ use crate::runtime::shared::Shared;
 use crate::runtime::task::TaskRef;
 use crate::runtime::worker_id::WorkerId;
 use crate::sync::Arc;
+use crate::sync::atomic::{Ordering, fence};
 
 /// Messages that one ring holds: 8 KiB of pointers, and several turns' worth for the receiver.
 const RING_MESSAGES: usize = 1024;

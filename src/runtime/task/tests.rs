@@ -18,7 +18,9 @@ use crate::runtime::mesh::mailbox::Mailbox;
 fn worker() -> (Rc<Local>, Arc<AtomicUsize>) {
     let unparked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&unparked);
-    let mailbox = Mailbox::new(1, move || drop(count.fetch_add(1, Ordering::Relaxed)));
+    let mailbox = Mailbox::new(1, move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
     (Local::new(mailbox), unparked)
 }
 
