@@ -1,1 +1,28 @@
 //! A Redis-protocol key-value server on Veloq.
+//!
+//! This half knows nothing of sockets, files or tasks: bytes go in, bytes come out. A request passes the modules in this
+//! order:
+//!
+//! 1. [`resp`] cuts it out of the receive buffer,
+//! 2. [`command`] finds what it calls,
+//! 3. [`plan`] says which shard has its keys; what has none is run by the connection's [`session`],
+//! 4. [`batch`] carries it to another worker, if need be; [`txn`] makes one of commands that several shards run together,
+//! 5. [`exec`] runs it on a [`shard`], whose keys are in a [`db`],
+//! 6. [`log`] remembers what it changed.
+//!
+//! [`limits`] is what is refused, [`glob`] matches patterns, [`float`] adds as Redis adds.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod command;
+pub mod db;
+pub mod exec;
+pub mod float;
+pub mod glob;
+pub mod limits;
+pub mod log;
+pub mod plan;
+pub mod resp;
+pub mod session;
+pub mod shard;
+pub mod txn;

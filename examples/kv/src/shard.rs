@@ -1,0 +1,295 @@
+//! One shard: sixteen databases that one worker owns.
+//!
+//! A shard is a value, without threads, locks or clock. Whoever owns it calls [`Shard::execute`](crate::exec) for commands,
+//! [`Shard::tick`] ten times a second, [`Shard::replay`] at start and [`Shard::snapshot`] when its log is compacted.
+
+use crate::{
+    db::{Db, Keyspace, Millis, NEVER, Segment},
+    limits::Limits,
+    log::{Journal, Record},
+    resp::Protocol,
+};
+
+/// Databases for SELECT: Redis's default.
+pub const DATABASES: u8 = 16;
+
+/// Entries a tick looks at before it looks whether it is worth going on: a fraction of a millisecond.
+const SWEEP: usize = 2_000;
+/// Segments of flushed databases that a tick drops.
+const GARBAGE: usize = 256;
+
+/// One worker's part of the keyspace.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) index: u32,
+    pub(crate) keyspace: Keyspace,
+    pub(crate) value_max: usize,
+    memory_max: usize,
+    pub(crate) dbs: Vec<Db>,
+    /// What flushed databases held, dropped bit by bit: freeing ten million keys at once takes a second.
+    pub(crate) garbage: Vec<Segment>,
+    pub(crate) stats: Stats,
+    random: u64,
+}
+
+/// For whom a command runs, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// The selected database.
+    pub db: u8,
+    /// How to write the reply.
+    pub protocol: Protocol,
+    /// The time. All commands of a turn may share one look at the clock.
+    pub now: Millis,
+}
+
+/// What a shard has counted since start, or since CONFIG RESETSTAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Commands run.
+    pub commands: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+}
+
+/// Sizes of one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DbSize {
+    /// Keys in it.
+    pub keys: usize,
+    /// Those among them that will expire.
+    pub expires: usize,
+}
+
+/// How far a snapshot has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SnapshotCursor {
+    db: usize,
+    from: u32,
+}
+
+impl Shard {
+    /// An empty shard, number `index` of the keyspace.
+    #[must_use]
+    pub fn new(index: u32, keyspace: Keyspace, limits: &Limits) -> Self {
+        let shards = keyspace.shards();
+        let parts = usize::try_from(shards).expect("a count of workers");
+        Self {
+            index,
+            value_max: limits.value_max,
+            memory_max: limits.memory_max.div_ceil(parts),
+            dbs: (0..DATABASES).map(|_| Db::new(shards)).collect(),
+            garbage: Vec::new(),
+            stats: Stats::default(),
+            random: keyspace.seed() | 1,
+            keyspace,
+        }
+    }
+
+    /// The memory its keys take.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.dbs.iter().map(Db::used).sum()
+    }
+
+    /// Whether its part of `maxmemory` is used up.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.memory_max > 0 && self.used() > self.memory_max
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Counts from 0 again.
+    pub fn reset_stats(&mut self) {
+        self.stats = Stats::default();
+    }
+
+    /// The sizes of its databases.
+    pub fn sizes(&self) -> impl Iterator<Item = DbSize> {
+        self.dbs.iter().map(|db| DbSize { keys: db.len(), expires: db.expiring() })
+    }
+
+    /// How many keys have expired so far.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.dbs.iter().map(Db::expired).sum()
+    }
+
+    /// Does a bounded piece of what is due: removes expired keys, frees flushed ones. True if more is left, and worth another
+    /// call soon.
+    pub fn tick(&mut self, now: Millis) -> bool {
+        self.garbage.truncate(self.garbage.len().saturating_sub(GARBAGE));
+        let mut more = !self.garbage.is_empty();
+        for db in &mut self.dbs {
+            let before = db.len();
+            let seen = db.sweep(now, SWEEP);
+            // As in Redis: go on while more than a tenth of what was looked at had expired.
+            more |= seen >= SWEEP && (before - db.len()) * 10 > seen;
+        }
+        more
+    }
+
+    /// Repeats an effect that the log remembers.
+    ///
+    /// # Panics
+    /// If the record names a database that there is not; the log's checksums make sure that we wrote it.
+    pub fn replay(&mut self, record: &Record<'_>) {
+        match *record {
+            Record::Set { db, key, value, expire_at } => {
+                self.dbs[usize::from(db)].set(&self.keyspace.key(key), value, expire_at);
+            }
+            Record::Delete { db, key } => {
+                self.dbs[usize::from(db)].remove(&self.keyspace.key(key), 0);
+            }
+            Record::Expire { db, key, expire_at } => {
+                self.dbs[usize::from(db)].set_expiry(&self.keyspace.key(key), expire_at);
+            }
+            Record::Range { db, key, offset, bytes } => {
+                let offset = usize::try_from(offset).expect("an offset is below the limit of a value");
+                self.dbs[usize::from(db)].write_range(&self.keyspace.key(key), offset, bytes);
+            }
+            Record::Flush { db: Some(db) } => self.flush(usize::from(db)),
+            Record::Flush { db: None } => (0..self.dbs.len()).for_each(|db| self.flush(db)),
+            Record::End => {}
+        }
+    }
+
+    pub(crate) fn flush(&mut self, db: usize) {
+        let held = self.dbs[db].clear();
+        self.garbage.extend(held);
+    }
+
+    /// Writes the next entries, of some `budget` bytes, as records of a base; true once that was the last of them.
+    ///
+    /// Other commands may run between two calls (see [`log`](crate::log#compaction) why that is right).
+    pub fn snapshot(
+        &self,
+        cursor: &mut SnapshotCursor,
+        budget: usize,
+        now: Millis,
+        journal: &mut Journal,
+    ) -> bool {
+        let end = journal.len() + budget;
+        while let Some(db) = self.dbs.get(cursor.db) {
+            let number = u8::try_from(cursor.db).expect("databases are few");
+            let journal = std::cell::RefCell::new(&mut *journal);
+            let visit = |entry: &crate::db::Entry| {
+                if !entry.has_expired(now) {
+                    let (key, value, expire_at) = (entry.key(), entry.value(), entry.expire_at());
+                    journal.borrow_mut().push(&Record::Set { db: number, key, value, expire_at });
+                }
+            };
+            match db.scan(cursor.from, visit, || journal.borrow().len() >= end) {
+                Some(next) => {
+                    cursor.from = next;
+                    return false;
+                }
+                None => *cursor = SnapshotCursor { db: cursor.db + 1, from: 0 },
+            }
+        }
+        journal.push(&Record::End);
+        true
+    }
+
+    /// A random number below `end`, of which there are some. (An xorshift: nobody stakes anything on RANDOMKEY.)
+    pub(crate) fn random_below(&mut self, end: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let wide = u128::from(self.random) * u128::try_from(end).expect("usize fits");
+        usize::try_from(wide >> 64).expect("below `end`")
+    }
+
+    /// When a key that is there ends, as PEXPIRETIME has it.
+    pub(crate) fn expiry_of(expire_at: Millis) -> Option<Millis> {
+        (expire_at != NEVER).then_some(expire_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn shard() -> Shard {
+        Shard::new(0, Keyspace::new(1, 3), &Limits::default())
+    }
+
+    fn contents(shard: &Shard) -> BTreeMap<(usize, Vec<u8>), (Vec<u8>, Millis)> {
+        let dbs = shard.dbs.iter().enumerate();
+        dbs.flat_map(|(n, db)| {
+            db.iter().map(move |it| ((n, it.key().to_vec()), (it.value().to_vec(), it.expire_at())))
+        })
+        .collect()
+    }
+
+    fn replayed(journals: [Journal; 2]) -> Shard {
+        use crate::log::{FileName, Header, Kind, Scanner, Writer};
+        let header =
+            Header { file: FileName { epoch: 1, shard: 0, generation: 1, kind: Kind::Log }, salt: 1 };
+        let mut shard = shard();
+        for mut journal in journals {
+            let frame = Writer::create(&header).seal(&mut journal, Vec::new());
+            let mut scanner = Scanner::new("x");
+            scanner.feed(&header.encode(), |_| {}).expect("good");
+            scanner.feed(&frame.bytes, |record| shard.replay(&record)).expect("good");
+        }
+        shard
+    }
+
+    // What could go wrong: a write between two pieces of a snapshot is in neither base nor log, or replaying it over a base
+    // that has seen it gives something else.
+    #[test]
+    fn a_base_and_the_log_since_its_start_give_the_state_at_its_end() {
+        let (mut shard, mut base, mut log) = (shard(), Journal::new(), Journal::new());
+        let key = |n: u32| format!("key:{n}").into_bytes();
+        for n in 0..3000 {
+            shard.replay(&Record::Set {
+                db: u8::from(n % 3 == 0),
+                key: &key(n),
+                value: b"old",
+                expire_at: NEVER,
+            });
+        }
+        let (mut cursor, mut step) = (SnapshotCursor::default(), 0);
+        while !shard.snapshot(&mut cursor, 500, 0, &mut base) {
+            step += 7;
+            let (a, b, c, d) = (key(step), key(step * 3 % 3000), key(step * 5 % 3000), key(step * 11 % 3000));
+            for record in [
+                Record::Set { db: 0, key: &a, value: b"new", expire_at: NEVER },
+                Record::Delete { db: 1, key: &b },
+                Record::Range { db: 0, key: &c, offset: u64::from(step % 9), bytes: b"range" },
+                Record::Expire { db: 1, key: &d, expire_at: 1_000_000 },
+            ] {
+                log.push(&record);
+                shard.replay(&record);
+            }
+            if step == 700 {
+                log.push(&Record::Flush { db: Some(1) });
+                shard.replay(&Record::Flush { db: Some(1) });
+            }
+        }
+        assert!(step > 700 && !contents(&shard).is_empty());
+        assert!(contents(&replayed([base, log])) == contents(&shard));
+    }
+
+    #[test]
+    fn a_tick_frees_what_was_flushed_and_what_has_expired() {
+        let mut shard = shard();
+        for n in 0..10_000_u32 {
+            shard.replay(&Record::Set { db: 0, key: &n.to_le_bytes(), value: b"", expire_at: NEVER });
+            shard.replay(&Record::Set { db: 1, key: &n.to_le_bytes(), value: b"", expire_at: 5 });
+        }
+        shard.replay(&Record::Flush { db: Some(0) });
+        while shard.tick(6) {}
+        assert_eq!((shard.garbage.len(), shard.used(), shard.expired()), (0, 0, 10_000));
+    }
+}
