@@ -1,4 +1,4 @@
-//! What other threads see of a worker: where to leave a task, how to ring, how loaded it is.
+//! What other threads see of a worker: where to leave a task, and how to ring.
 //!
 //! A [`Mailbox`] is shared (`Arc`) by the worker, by the senders of the mesh, by handles outside the runtime, and by
 //! each of the worker's tasks. So it outlives the worker: the last waker that somebody forgot in a static still finds
@@ -27,12 +27,10 @@
 
 use std::fmt;
 
-use crossbeam_utils::CachePadded;
-
 use super::doorbell::{Doorbell, Receiver};
 use crate::runtime::task::{RemoteList, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Arc, mutant};
 
 /// A worker's public side.
@@ -42,23 +40,8 @@ pub(crate) struct Mailbox {
     pub(in crate::runtime) remote: RemoteList,
     /// After closing: how many found the list in need of a sweep since the sweeper last looked.
     sweepers: AtomicUsize,
-    /// Written by the worker once a turn, read by whoever places tasks.
-    load: CachePadded<LoadWords>,
-}
-
-/// The words behind [`Load`]: one writer, and readers that are content with an older value.
-struct LoadWords {
-    ready: AtomicUsize,
-    turn: AtomicU64,
-}
-
-/// How busy a worker is, as it said itself a moment ago.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Load {
-    /// Tasks that were ready at the end of the turn.
-    pub(crate) ready: usize,
-    /// The number of the turn. One that stands still while `ready` is not zero is a worker that is stuck in a poll.
-    pub(crate) turn: u64,
+    /// Whether the worker has come for it.
+    claimed: AtomicBool,
 }
 
 impl Mailbox {
@@ -71,7 +54,7 @@ impl Mailbox {
             doorbell: Doorbell::new(senders, unpark),
             remote: RemoteList::new(),
             sweepers: AtomicUsize::new(0),
-            load: CachePadded::new(LoadWords { ready: AtomicUsize::new(0), turn: AtomicU64::new(0) }),
+            claimed: AtomicBool::new(false),
         })
     }
 
@@ -107,28 +90,24 @@ impl Mailbox {
         }
     }
 
+    /// Says that there is one who takes from the list from now on.
+    ///
+    /// # Panics
+    ///
+    /// If there was one before.
+    pub(in crate::runtime) fn claim(&self) {
+        // Relaxed: this only counts to one.
+        assert!(!self.claimed.swap(true, Relaxed), "a mailbox belongs to one worker");
+    }
+
     /// Ends the worker's public side: what is in the list is given back or cancelled, and so is whatever comes later.
-    /// The worker takes from the list no more.
-    pub(in crate::runtime) fn close(&self) {
+    ///
+    /// # Safety
+    ///
+    /// The caller is the one who claimed the mailbox, and takes from the list no more.
+    pub(in crate::runtime) unsafe fn close(&self) {
         self.doorbell.close();
         self.sweep();
-    }
-
-    /// Whether the worker has closed. A hint unless the answer is yes.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.doorbell.is_closed()
-    }
-
-    /// Says how busy the worker is. For the worker, once a turn.
-    pub(crate) fn set_load(&self, load: Load) {
-        // Relaxed: hints for placement. Nothing is read on the strength of them.
-        self.load.ready.store(load.ready, Relaxed);
-        self.load.turn.store(load.turn, Relaxed);
-    }
-
-    /// How busy the worker is, or was a moment ago.
-    pub(crate) fn load(&self) -> Load {
-        Load { ready: self.load.ready.load(Relaxed), turn: self.load.turn.load(Relaxed) }
     }
 
     /// Empties the list of a closed worker, unless somebody is at it; that one then goes round again.
@@ -154,9 +133,6 @@ impl Mailbox {
 
 impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox")
-            .field("doorbell", &self.doorbell)
-            .field("load", &self.load())
-            .finish_non_exhaustive()
+        f.debug_struct("Mailbox").field("doorbell", &self.doorbell).finish_non_exhaustive()
     }
 }

@@ -84,8 +84,13 @@ fn current() -> *const Local {
 }
 
 impl Local {
-    /// The tasks of the worker that `mailbox` belongs to. At most one per mailbox; it takes from the remote list.
+    /// The tasks of the worker that `mailbox` belongs to.
+    ///
+    /// # Panics
+    ///
+    /// If the mailbox has had a `Local` before: only one may take from its list.
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Rc<Local> {
+        mailbox.claim();
         Rc::new(Local {
             mailbox,
             phase: Cell::new(Phase::Open),
@@ -109,25 +114,27 @@ impl Local {
         Entered { local: Rc::clone(self), outer }
     }
 
-    /// Calls `f` with the `Local` that is entered on this thread. `None` if none is.
-    pub(crate) fn with_current<R>(f: impl FnOnce(&Local) -> R) -> Option<R> {
+    /// For tests: calls `f` with the `Local` that is entered on this thread. `None` if none is.
+    #[cfg(test)]
+    pub(super) fn with_current<R>(f: impl FnOnce(&Local) -> R) -> Option<R> {
         let current = current();
-        // SAFETY: whoever put the pointer there keeps the `Local` until it has taken the pointer away again: `Entered` by
-        // its `Rc`, which it leaks rather than dropping it out of order, and `close` by its own borrow. That is later than
-        // the end of `f`, since both are on this thread and `f` is called on top of them.
+        // SAFETY: as in `with_owner_of`.
         unsafe { current.as_ref() }.map(f)
     }
 
     /// Calls `f` with the entered `Local` if it is the one that owns the task.
     pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Local) -> R) -> Option<R> {
-        // SAFETY: as in `with_current`.
+        // SAFETY: whoever put the pointer there keeps the `Local` until it has taken the pointer away again: `Entered` by
+        // its `Rc`, which it leaks rather than dropping it out of order, and `close` by its own borrow. That is later than
+        // the end of `f`, since both are on this thread and `f` is called on top of them.
         let local = unsafe { current().as_ref() }?;
         // The header keeps its mailbox, so no other mailbox has this address.
         ptr::eq(&raw const *local.mailbox, &raw const *task.mailbox).then(|| f(local))
     }
 
-    /// The worker's mailbox.
-    pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
+    /// For tests: the worker's mailbox.
+    #[cfg(test)]
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
     }
 
@@ -196,7 +203,7 @@ impl Local {
             return 0;
         }
         for count in 0..REMOTE_BATCH {
-            // SAFETY: a mailbox has one `Local`, `!Send`, and while that is open nobody else takes.
+            // SAFETY: this claimed the mailbox, is `!Send`, and while it is open nobody else takes.
             let Some(task) = (unsafe { self.mailbox.remote.take() }) else {
                 return count;
             };
@@ -288,18 +295,6 @@ impl Local {
         }
     }
 
-    /// Calls `visit` with the number and the spawn location of each unfinished task. `visit` must not spawn or drop tasks.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(super::TaskId, &'static Location<'static>)) {
-        let mut next = self.tasks.get();
-        while let Some(task) = next {
-            // SAFETY: a Linked task is kept by the owner's reference.
-            let header = unsafe { task.as_ref() };
-            visit(header.id, header.location);
-            // SAFETY: this is its owner.
-            next = unsafe { header.owned() }.list_next.get();
-        }
-    }
-
     /// Ends all tasks: refuses new ones, and drops every future, here and now. Their handles report that they were
     /// cancelled. Tasks that are spawned by the destructors that run are dropped, too. The second call does nothing.
     ///
@@ -326,7 +321,8 @@ impl Local {
         // Destructors run below, of tasks that are still Linked: nobody may poll meanwhile.
         self.busy.set(true);
         self.phase.set(Phase::Closing);
-        self.mailbox.close();
+        // SAFETY: we claimed it, and `drain_remote` takes only while the phase is Open.
+        unsafe { self.mailbox.close() };
         while let Some(task) = self.tasks.get() {
             // SAFETY: a Linked task of ours.
             unsafe { self.cancel(task) };

@@ -130,7 +130,7 @@ mod loom_tests;
 mod tests;
 
 pub use join::{AbortHandle, JoinError, JoinHandle};
-pub(crate) use local::{Entered, Local, TaskCounters};
+pub(crate) use local::{Entered, Local};
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;

@@ -391,9 +391,9 @@ pub(super) fn catch<R>(user: impl FnOnce() -> R) -> Result<R, Payload> {
 
 /// Drops a value whose destructor may panic. If the payload of that panic panics in turn, *its* payload is leaked.
 pub(super) fn drop_quietly<T>(value: T) {
-    if let Err(payload) = catch(|| drop(value)) {
-        if let Err(unending) = catch(|| drop(payload)) {
-            mem::forget(unending);
-        }
+    if let Err(payload) = catch(|| drop(value))
+        && let Err(unending) = catch(|| drop(payload))
+    {
+        mem::forget(unending);
     }
 }

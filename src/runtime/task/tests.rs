@@ -355,7 +355,8 @@ fn a_waker_outlives_task_and_worker() {
     assert_eq!(result(handle).expect("it ended"), 3);
     drop(local);
     waker.wake_by_ref();
-    waker.clone().wake();
+    let clone = waker.clone();
+    clone.wake();
     assert_eq!(unparked.load(Ordering::Relaxed), 0);
     drop(waker);
     assert!(mailbox.upgrade().is_none(), "a header leaked");
