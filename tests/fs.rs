@@ -8,7 +8,7 @@ use std::fs as oracle;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::Poll;
@@ -439,6 +439,47 @@ async fn names_are_given_and_taken() {
     assert!(!oracle::exists(&deep).expect("it can be asked"));
     let file = File::open(dir.path()).await.expect("a directory can be opened");
     file.sync_all().await.expect("a directory can be synced");
+}
+
+// A batch boundary is where an entry could be lost or listed twice, and a dropped future where a batch could.
+#[veloq::test]
+async fn a_directory_lists_what_std_lists() {
+    let dir = dir();
+    for name in 0..1000 {
+        oracle::write(dir.path().join(format!("file {name}")), "").expect("a file");
+    }
+    oracle::create_dir(dir.path().join("below")).expect("a directory");
+    std::os::unix::fs::symlink("nowhere", dir.path().join("link")).expect("a link");
+    let theirs = oracle::read_dir(dir.path()).expect("the directory").map(|entry| {
+        let entry = entry.expect("an entry");
+        let file_type = entry.file_type().expect("its type");
+        (entry.path(), file_type.is_dir(), file_type.is_symlink(), entry.ino())
+    });
+    let mut theirs: Vec<_> = theirs.collect();
+    let mut entries = fs::read_dir(dir.path()).await.expect("the directory");
+    let mut ours = Vec::new();
+    loop {
+        let dropped = poll_fn(|cx| Poll::Ready(pin!(entries.next_entry()).poll(cx))).await;
+        let entry = match dropped {
+            Poll::Ready(entry) => entry,
+            Poll::Pending => entries.next_entry().await,
+        };
+        let Some(entry) = entry.expect("an entry") else { break };
+        let file_type = entry.file_type();
+        ours.push((entry.path().to_owned(), file_type.is_dir(), file_type.is_symlink(), entry.ino()));
+        if file_type.is_symlink() {
+            assert!(entry.metadata().await.expect("the link's own").is_symlink());
+            assert_eq!(entry.file_name(), "link");
+        }
+    }
+    ours.sort();
+    theirs.sort();
+    assert_eq!(ours, theirs);
+    let (file, missing) = (dir.path().join("link"), dir.path().join("file 0"));
+    for path in [file, missing] {
+        let kind = oracle::read_dir(&path).expect_err("no directory").kind();
+        assert_eq!(fs::read_dir(&path).await.expect_err("no directory").kind(), kind);
+    }
 }
 
 // /proc reports lengths of zero; a read that trusted them would come back empty.

@@ -1,7 +1,7 @@
 //! What the kernel knows of a file besides its content.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -185,6 +185,20 @@ impl Metadata {
 pub struct FileType(u32);
 
 impl FileType {
+    /// The same type, as std has it. std shows it by questions only, of which one has the answer yes.
+    pub(super) fn from_std(file_type: std::fs::FileType) -> FileType {
+        let known = [
+            (file_type.is_file(), libc::S_IFREG),
+            (file_type.is_dir(), libc::S_IFDIR),
+            (file_type.is_symlink(), libc::S_IFLNK),
+            (file_type.is_block_device(), libc::S_IFBLK),
+            (file_type.is_char_device(), libc::S_IFCHR),
+            (file_type.is_fifo(), libc::S_IFIFO),
+            (file_type.is_socket(), libc::S_IFSOCK),
+        ];
+        FileType(known.into_iter().find_map(|(is, bits)| is.then_some(bits)).unwrap_or(0))
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.0 == libc::S_IFDIR
@@ -240,6 +254,6 @@ mod tests {
         let half = Duration::from_millis(500);
         assert_eq!(time((-1, 500_000_000)).expect("half a second before"), UNIX_EPOCH - half);
         assert_eq!(time((1, 500_000_000)).expect("a second and a half after"), UNIX_EPOCH + 3 * half);
-        assert_eq!(time((i64::MAX, 999_999_999)).expect_err("too late").kind(), io::ErrorKind::InvalidData);
+        assert_eq!(time((i64::MAX, 1_000_000_000)).expect_err("too late").kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -29,15 +29,16 @@
 //! removal that was dropped may have happened, in part or as a whole. The buffer stays alive until the kernel is done
 //! with it. An [`open`](OpenOptions::open) that was dropped leaves no descriptor behind.
 //!
-//! **Blocking.** Nothing here blocks the worker: what a kernel can only do by blocking, it does on threads of its own.
-//! The exceptions are calls on the metadata of a file that is open already (its Direct I/O alignment; on kernels older
-//! than 6.9 its length), which wait for nothing.
+//! **Blocking.** Nothing here blocks the worker: what a ring can only do by blocking, the kernel does on threads of its
+//! own, and what a ring cannot do at all, listing a directory, a thread of ours does. The exceptions are calls on the
+//! metadata of a file that is open already (its Direct I/O alignment; on kernels older than 6.9 its length), which wait
+//! for nothing.
 //!
 //! **Errors** are the operating system's, as std's are. Where Veloq itself refuses, the kind is std's and the text says
 //! what to do; [`Misaligned`] can be had by downcast.
 //!
 //! In reading order: `open_options`, `file`, `transfer` (a read or write as a future), `direct` (what Direct I/O demands),
-//! `metadata`, `dir` (names and directories), `path`.
+//! `metadata`, `dir` (names and directories), `read_dir`, `path`.
 
 mod dir;
 mod direct;
@@ -45,6 +46,7 @@ mod file;
 mod metadata;
 mod open_options;
 mod path;
+mod read_dir;
 mod transfer;
 
 pub use dir::{create_dir, create_dir_all, remove_dir, remove_file, rename};
@@ -52,4 +54,5 @@ pub use direct::{Alignment, Buffering, Misaligned};
 pub use file::{AllocateFile, Allocation, File, SyncFile, read, read_to_string, write};
 pub use metadata::{FileType, Metadata, exists, metadata, symlink_metadata};
 pub use open_options::OpenOptions;
+pub use read_dir::{DirEntry, ReadDir, read_dir};
 pub use transfer::{ReadAt, ReadVectoredAt, Transfer, WriteAt, WriteVectoredAt};
