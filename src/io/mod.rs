@@ -11,6 +11,11 @@ pub(crate) mod socket;
 #[cfg(not(loom))]
 pub(crate) mod stash;
 
+#[cfg(not(loom))]
+pub use buf::{BufResult, FixedBuf, IoBuf, IoBufMut};
+#[cfg(not(loom))]
+pub use driver::{Multishot, Op};
+
 // What loom's models reach of this layer: the modules that two threads meet in, and what the tasks wait with.
 #[cfg(loom)]
 pub(crate) mod buf {
