@@ -673,7 +673,12 @@ pub struct Write<B: IoBuf>(Op<net::Send<B>>);
 
 impl<B: IoBuf> Write<B> {
     pub(crate) fn new(socket: &Socket, buf: B) -> Write<B> {
-        Write(Op::new(net::Send { fd: Rc::clone(&socket.fd), buf, flags: 0 }, &socket.driver))
+        Write::to(&socket.fd, &socket.driver, buf)
+    }
+
+    /// The same for a socket of another kind.
+    pub(crate) fn to(fd: &SharedDescriptor, driver: &DriverHandle, buf: B) -> Write<B> {
+        Write(Op::new(net::Send { fd: Rc::clone(fd), buf, flags: 0 }, driver))
     }
 }
 

@@ -1,0 +1,394 @@
+//! Listening for TCP connections.
+//!
+//! A listener keeps one multishot accept with the kernel, from the first call of [`accept`](TcpListener::accept) on. It
+//! belongs to the listener, not to the future: connections that arrive while nobody waits stay with it, in order, and the
+//! next call takes the first. [`STASHED_MAX`] may wait so; then the multishot is cancelled, further connections wait in
+//! the kernel's backlog, and it is armed again when those that waited are taken.
+//!
+//! When the kernel refuses (`EMFILE`, say), the multishot ends, the caller gets the error once, and the next call arms
+//! it again. A program that answers errors by calling `accept` at once should wait a little between.
+//!
+//! A multishot accept does not say who connected, so the peer is asked for when the connection is taken. One that was
+//! reset before that cannot be asked, nor used for anything, and is skipped. A listener of *direct* descriptors cannot
+//! ask at all: it accepts one connection at a time, with its address.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use socket2::{Domain, Protocol, Type};
+
+use super::addr::resolve;
+use super::{TcpStream, ToSocketAddrs, internet, options};
+use crate::io::driver::{Descriptor, DriverHandle, Multishot, Op, SharedDescriptor};
+use crate::io::op::net;
+use crate::io::stash::is_cancelled;
+
+/// Connections that may wait with a listener while nobody accepts: enough that a burst costs one kernel entry, few
+/// enough that a listener nobody serves does not use up the process's descriptors.
+pub(crate) const STASHED_MAX: usize = 64;
+
+/// Connections that may wait in the kernel, unless told otherwise. The system's `somaxconn` bounds it further.
+const BACKLOG: i32 = 1024;
+
+/// A TCP socket that waits for connections.
+///
+/// ```
+/// use veloq::net::TcpListener;
+///
+/// # #[veloq::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let address = listener.local_addr()?;
+/// let client = veloq::spawn_local(veloq::net::TcpStream::connect(address));
+/// let (_stream, peer) = listener.accept().await?;
+/// assert_eq!(peer.ip(), address.ip());
+/// # client.await.expect("it does not panic")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct TcpListener {
+    acceptor: Rc<Acceptor>,
+}
+
+/// What listener and futures share.
+#[derive(Debug)]
+struct Acceptor {
+    fd: SharedDescriptor,
+    driver: DriverHandle,
+    direct: bool,
+    armed: RefCell<Option<Armed>>,
+    /// Whether a future waits for a connection.
+    has_caller: Cell<bool>,
+}
+
+/// The accept that is with the kernel.
+#[derive(Debug)]
+enum Armed {
+    Many(Multishot<net::AcceptMany>),
+    One(Op<net::Accept>),
+}
+
+/// Another task is accepting from the listener just now: the source of the [`io::Error`] of kind `ResourceBusy` that a
+/// second one gets. Have one task accept and spawn, or give each a listener of its own
+/// ([`reuse_port`](TcpListenerBuilder::reuse_port)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptorBusy;
+
+impl fmt::Display for AcceptorBusy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("another task is accepting from this listener; one at a time")
+    }
+}
+
+impl Error for AcceptorBusy {}
+
+impl TcpListener {
+    /// Listens at `addr`, with the options of [`builder`](Self::builder) as they are. Port 0 stands for any free one.
+    ///
+    /// If `addr` stands for several addresses, the first that can be bound is.
+    ///
+    /// # Errors
+    ///
+    /// What the system says to socket, bind and listen (of the last address that was tried), and what resolving a name
+    /// can yield.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<TcpListener> {
+        TcpListener::builder().bind(addr).await
+    }
+
+    /// Options to set before binding.
+    ///
+    /// ```
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use veloq::net::TcpListener;
+    ///
+    /// // Each worker accepts its own share of the connections.
+    /// let first = TcpListener::builder().reuse_port(true).bind("127.0.0.1:0").await?;
+    /// let second = TcpListener::builder().reuse_port(true).bind(first.local_addr()?).await?;
+    /// assert_eq!(first.local_addr()?, second.local_addr()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> TcpListenerBuilder {
+        TcpListenerBuilder { reuse_addr: true, reuse_port: false, backlog: BACKLOG, direct: false }
+    }
+
+    /// Makes a listener of std's Veloq's, on this worker. It is switched to blocking mode, which is what the kernel's
+    /// ring wants; that holds for all copies of the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not switch the mode.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        listener.set_nonblocking(false)?;
+        Ok(TcpListener::new(Descriptor::Os(listener.into()), false))
+    }
+
+    fn new(fd: Descriptor, direct: bool) -> TcpListener {
+        let acceptor = Acceptor {
+            fd: Rc::new(fd),
+            driver: DriverHandle::current(),
+            direct,
+            armed: RefCell::default(),
+            has_caller: Cell::new(false),
+        };
+        TcpListener { acceptor: Rc::new(acceptor) }
+    }
+
+    /// Accepts a connection: yields it and its peer's address.
+    ///
+    /// Dropping the future loses no connection. One task accepts at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptorBusy`] if another task is accepting. What the system said, once: as `EMFILE` and `ENFILE`, when the
+    /// process or the system has no descriptor left; connections then wait in the backlog.
+    pub fn accept(&self) -> Accept {
+        Accept { acceptor: Rc::clone(&self.acceptor), holds: false }
+    }
+
+    /// The connections, one after the other, as a stream that never ends.
+    pub fn incoming(&self) -> Incoming {
+        Incoming { accept: self.accept() }
+    }
+
+    /// The address that the listener is bound to.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        internet(&self.options()?.local_addr()?)
+    }
+
+    /// Takes the error that waits at the socket, if any.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.options()?.take_error()
+    }
+
+    /// The time to live of packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.options()?.ttl_v4()
+    }
+
+    /// Sets the time to live of packets sent, IPv4. Accepted connections inherit it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
+        self.options()?.set_ttl_v4(hops)
+    }
+
+    fn options(&self) -> io::Result<socket2::SockRef<'_>> {
+        options(&self.acceptor.fd)
+    }
+
+    #[cfg(test)]
+    pub(super) fn stashed(&self) -> usize {
+        match &*self.acceptor.armed.borrow() {
+            Some(Armed::Many(many)) => many.waiting(),
+            _ => 0,
+        }
+    }
+}
+
+/// Options of a [`TcpListener`] that is not there yet.
+#[derive(Clone, Debug)]
+#[must_use = "it listens once `bind` was awaited"]
+pub struct TcpListenerBuilder {
+    reuse_addr: bool,
+    reuse_port: bool,
+    backlog: i32,
+    direct: bool,
+}
+
+impl TcpListenerBuilder {
+    /// Whether the address may be bound though connections of an earlier listener linger (`SO_REUSEADDR`). On, as in std.
+    pub fn reuse_addr(mut self, reuse: bool) -> TcpListenerBuilder {
+        self.reuse_addr = reuse;
+        self
+    }
+
+    /// Whether several listeners may be bound to one address, among which the kernel spreads connections
+    /// (`SO_REUSEPORT`). Off.
+    pub fn reuse_port(mut self, reuse: bool) -> TcpListenerBuilder {
+        self.reuse_port = reuse;
+        self
+    }
+
+    /// How many connections may wait in the kernel. 1024, and never more than the system's `somaxconn`.
+    pub fn backlog(mut self, connections: u32) -> TcpListenerBuilder {
+        self.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self
+    }
+
+    /// Whether accepted connections are direct descriptors: cheaper for the kernel to look up, and known to this worker's
+    /// ring alone. They have no options, no local address and no [`into_std`](TcpStream::into_std), and there are as
+    /// many as [`DriverConfig::direct_descriptors`](crate::io::driver::DriverConfig::direct_descriptors) says. Off.
+    pub fn direct(mut self, direct: bool) -> TcpListenerBuilder {
+        self.direct = direct;
+        self
+    }
+
+    /// Listens at `addr`.
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpListener::bind`].
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub async fn bind(self, addr: impl ToSocketAddrs) -> io::Result<TcpListener> {
+        resolve(&addr).await?.try_each(|addr| self.bind_one(addr))
+    }
+
+    fn bind_one(&self, addr: SocketAddr) -> io::Result<TcpListener> {
+        let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(self.reuse_addr)?;
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&addr.into())?;
+        socket.listen(self.backlog)?;
+        Ok(TcpListener::new(Descriptor::Os(socket.into()), self.direct))
+    }
+}
+
+/// The future of [`TcpListener::accept`].
+#[must_use = "nothing is accepted until it is awaited"]
+#[derive(Debug)]
+pub struct Accept {
+    acceptor: Rc<Acceptor>,
+    /// Whether it is the one that `has_caller` speaks of.
+    holds: bool,
+}
+
+impl Accept {
+    fn release(&mut self) {
+        if std::mem::take(&mut self.holds) {
+            self.acceptor.has_caller.set(false);
+        }
+    }
+}
+
+impl Future for Accept {
+    type Output = io::Result<(TcpStream, SocketAddr)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.holds {
+            if self.acceptor.has_caller.replace(true) {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ResourceBusy, AcceptorBusy)));
+            }
+            self.holds = true;
+        }
+        let accepted = ready!(self.acceptor.poll_accept(cx));
+        self.release();
+        Poll::Ready(accepted)
+    }
+}
+
+impl Drop for Accept {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// The connections of a listener: made by [`TcpListener::incoming`].
+#[must_use = "nothing is accepted until it is polled"]
+#[derive(Debug)]
+pub struct Incoming {
+    accept: Accept,
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<(TcpStream, SocketAddr)>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.accept).poll(cx).map(Some)
+    }
+}
+
+impl Acceptor {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        loop {
+            let (descriptor, peer) = match ready!(self.poll_descriptor(cx)) {
+                Ok(accepted) => accepted,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            let peer = match peer {
+                Some(peer) => Ok(peer),
+                None => options(&descriptor)
+                    .and_then(|options| options.peer_addr())
+                    .and_then(|address| internet(&address)),
+            };
+            // Without a peer the connection was reset while it waited; there is nothing to be had of it.
+            let Ok(peer) = peer else { continue };
+            return Poll::Ready(Ok((TcpStream::new(descriptor, self.driver.clone(), Some(peer)), peer)));
+        }
+    }
+
+    /// The next connection, and its peer if the kernel has said so.
+    fn poll_descriptor(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Descriptor, Option<SocketAddr>)>> {
+        loop {
+            let mut slot = self.armed.borrow_mut();
+            let answer = match slot.get_or_insert_with(|| self.arm()) {
+                Armed::Many(many) => {
+                    let item = ready!(many.poll_next(cx));
+                    if many.waiting() >= STASHED_MAX {
+                        many.request_cancel();
+                    }
+                    if many.is_finished() {
+                        *slot = None;
+                    }
+                    item.map(|item| item.map(|descriptor| (descriptor, None)))
+                }
+                Armed::One(accept) => {
+                    let answer = ready!(Pin::new(accept).poll(cx));
+                    *slot = None;
+                    Some(answer)
+                }
+            };
+            match answer {
+                None => {}
+                Some(Err(error)) if is_cancelled(&error) => {}
+                Some(answer) => return Poll::Ready(answer),
+            }
+        }
+    }
+
+    fn arm(&self) -> Armed {
+        let (fd, direct) = (Rc::clone(&self.fd), self.direct);
+        if direct {
+            Armed::One(Op::new(net::Accept { fd, direct, peer: None }, &self.driver))
+        } else {
+            Armed::Many(Multishot::new(net::AcceptMany { fd, direct }, &self.driver))
+        }
+    }
+}

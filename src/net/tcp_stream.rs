@@ -1,0 +1,494 @@
+//! TCP connections.
+//!
+//! A [`TcpStream`] is std's shape over [`Socket`], which holds what makes receiving lossless; its module says how. This
+//! one adds connecting, options, and the way from and to std.
+
+use std::error::Error;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Type};
+
+use super::addr::resolve;
+use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use super::{
+    Read, ReadExact, ReadVectored, Recv, Shutdown, ToSocketAddrs, Write, WriteAll, WriteVectored, internet, options,
+};
+use crate::io::buf::{IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::driver::{Descriptor, DriverHandle, Op, SharedDescriptor};
+use crate::io::op::misc::Nop;
+use crate::io::op::net;
+use crate::io::socket::Socket;
+use crate::io::stash::Reader;
+use crate::time::timeout;
+
+/// A TCP connection.
+///
+/// One task can read while another writes, through `&self` or through halves. One task reads at a time; of several that
+/// write at the same time the bytes may be mixed.
+///
+/// Dropping the last of stream, halves and futures closes the connection.
+///
+/// ```
+/// use std::net::Shutdown;
+/// use veloq::net::{TcpListener, TcpStream};
+///
+/// # #[veloq::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let stream = TcpStream::connect(listener.local_addr()?).await?;
+/// stream.set_nodelay(true)?;
+/// let (sent, _) = stream.write_all("GET /").await;
+/// sent?;
+/// stream.shutdown(Shutdown::Write).await?;
+///
+/// let (server, _) = listener.accept().await?;
+/// let mut request = Vec::new();
+/// loop {
+///     let data = server.recv().await?;
+///     if data.is_empty() {
+///         break; // The client has said all.
+///     }
+///     request.extend_from_slice(&data);
+/// }
+/// assert_eq!(request, b"GET /");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct TcpStream {
+    socket: Rc<Socket>,
+    /// Who connected, if that was known when the connection was made. The only way to know for a direct descriptor.
+    peer: Option<SocketAddr>,
+}
+
+/// Why [`TcpStream::into_std`] refused, and the stream.
+#[derive(Debug)]
+pub struct IntoStdError {
+    error: io::Error,
+    stream: TcpStream,
+}
+
+impl IntoStdError {
+    /// Why.
+    pub fn error(&self) -> &io::Error {
+        &self.error
+    }
+
+    /// The stream, as it was, and why.
+    pub fn into_parts(self) -> (io::Error, TcpStream) {
+        (self.error, self.stream)
+    }
+}
+
+impl fmt::Display for IntoStdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the stream cannot be handed to std: {}", self.error)
+    }
+}
+
+impl Error for IntoStdError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl From<IntoStdError> for io::Error {
+    /// Drops the stream.
+    fn from(refused: IntoStdError) -> io::Error {
+        refused.error
+    }
+}
+
+/// Turns that [`TcpStream::into_std`] waits for operations whose futures were dropped. Their cancellations are answered
+/// within one or two; what takes longer than this was not cancelled.
+const TURNS_MAX: u32 = 64;
+
+impl TcpStream {
+    /// Connects to `addr`. If that stands for several addresses, they are tried in order.
+    ///
+    /// Dropping the future closes what was begun. For a bound on the time see [`connect_timeout`](Self::connect_timeout).
+    ///
+    /// # Errors
+    ///
+    /// What the system said to the last attempt, and what resolving a name can yield.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub async fn connect(addr: impl ToSocketAddrs) -> io::Result<TcpStream> {
+        let driver = DriverHandle::current();
+        let mut last = None;
+        for addr in resolve(&addr).await?.as_slice() {
+            match connect_one(*addr, &driver).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.expect("there is at least one address"))
+    }
+
+    /// Connects to `addr`, within `limit` for all addresses together, resolving included.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, and those of [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub async fn connect_timeout(addr: impl ToSocketAddrs, limit: Duration) -> io::Result<TcpStream> {
+        match timeout(limit, TcpStream::connect(addr)).await {
+            Ok(connected) => connected,
+            Err(elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)),
+        }
+    }
+
+    /// Makes a stream of std's Veloq's, on this worker. It is switched to blocking mode, which is what the kernel's ring
+    /// wants; that holds for all copies of the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not switch the mode.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+        stream.set_nonblocking(false)?;
+        Ok(TcpStream::new(Descriptor::Os(stream.into()), DriverHandle::current(), None))
+    }
+
+    /// Makes the stream std's, which can be sent to another thread or worker, and gives the bytes that were received
+    /// and not taken: they come before what is read from it. It is in blocking mode.
+    ///
+    /// ```
+    /// # use veloq::net::{TcpListener, TcpStream};
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let stream = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (std_stream, unread) = stream.into_std().await?;
+    /// let moved = std::thread::spawn(move || (std_stream, unread));
+    /// # let _ = moved.join();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The stream comes back with the error: `ResourceBusy` if a half or a future of it is still there; `Unsupported`
+    /// for a direct descriptor; an error that a dropped receive had got, which is reported once.
+    pub async fn into_std(self) -> Result<(std::net::TcpStream, Vec<u8>), IntoStdError> {
+        let refuse = |error, stream| Err(IntoStdError { error, stream });
+        if let Err(error) = self.socket.fd().as_fd() {
+            return refuse(error, self);
+        }
+        let mut reader = Reader::new(self.socket.stash());
+        if let Err(error) = reader.claim() {
+            return refuse(error, self);
+        }
+        poll_fn(|cx| self.socket.poll_disarmed(cx)).await;
+        for _ in 0..TURNS_MAX {
+            if Rc::strong_count(self.socket.fd()) == 1 {
+                break;
+            }
+            if let Err(error) = Op::new(Nop, self.socket.driver()).await {
+                return refuse(error, self);
+            }
+        }
+        if Rc::strong_count(&self.socket) > 1 || Rc::strong_count(self.socket.fd()) > 1 {
+            return refuse(
+                io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "a half of the stream or a read or write of it is still there; drop it or await it first",
+                ),
+                self,
+            );
+        }
+        let stash = Rc::clone(self.socket.stash());
+        if let Some(error) = stash.take_error() {
+            return refuse(error, self);
+        }
+        let mut unread = Vec::new();
+        while let Some(Ok(bytes)) = stash.pop() {
+            unread.extend_from_slice(&bytes);
+        }
+        drop(reader);
+        let fd = self.socket.into_fd().expect("this is the only reference, as was just seen");
+        match Rc::try_unwrap(fd).expect("this is the only reference, as was just seen") {
+            Descriptor::Os(fd) => Ok((fd.into(), unread)),
+            Descriptor::Direct(_) => unreachable!("direct descriptors were refused above"),
+        }
+    }
+
+    pub(super) fn new(fd: Descriptor, driver: DriverHandle, peer: Option<SocketAddr>) -> TcpStream {
+        TcpStream::of_shared(Rc::new(fd), driver, peer)
+    }
+
+    fn of_shared(fd: SharedDescriptor, driver: DriverHandle, peer: Option<SocketAddr>) -> TcpStream {
+        TcpStream { socket: Socket::new(fd, driver), peer }
+    }
+
+    /// Receives the next piece of the stream, in a buffer that is taken only when data is there. An empty one is the end
+    /// of the stream, and so is every one after it.
+    ///
+    /// The buffer is one of the few that the kernel fills (`DriverConfig::receive_buffers`): use it and let go of it,
+    /// best by sending it on. Calls of `recv` and of `read` may be mixed; a `read` after a `recv` takes an extra step.
+    ///
+    /// Dropping the future loses no byte.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderBusy`](super::ReaderBusy) if another task reads; what the system said.
+    pub fn recv(&self) -> Recv {
+        Recv::new(&self.socket)
+    }
+
+    /// Reads what is there, at least one byte, into `buf` from its start, up to its capacity. 0 is the end of the
+    /// stream, or a buffer without capacity.
+    ///
+    /// Dropping the future loses no byte, but the buffer.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderBusy`](super::ReaderBusy) if another task reads; what the system said.
+    pub fn read<B: IoBufMut>(&self, buf: B) -> Read<B> {
+        Read::new(&self.socket, buf)
+    }
+
+    /// Fills `buf` to its capacity. For less, read into a [`slice`](IoBuf::slice) of it.
+    ///
+    /// Dropping the future puts back what it had read.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` if the stream ends before: the buffer holds what came. [`ReaderBusy`](super::ReaderBusy) if
+    /// another task reads; what the system said.
+    pub fn read_exact<B: IoBufMut>(&self, buf: B) -> ReadExact<B> {
+        ReadExact::new(&self.socket, buf)
+    }
+
+    /// Reads what is there into several buffers, filling each before the next.
+    ///
+    /// Dropping the future loses no byte, but the buffers.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_vectored<V: IoBufMutVec>(&self, bufs: V) -> ReadVectored<V> {
+        ReadVectored::new(&self.socket, bufs)
+    }
+
+    /// Sends some of `buf`, and says how much.
+    ///
+    /// # Errors
+    ///
+    /// What the system said, as `BrokenPipe` and `ConnectionReset` when the peer is gone. No signal is raised.
+    pub fn write<B: IoBuf>(&self, buf: B) -> Write<B> {
+        Write::new(&self.socket, buf)
+    }
+
+    /// Sends all of `buf`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); a part may have been sent.
+    pub fn write_all<B: IoBuf>(&self, buf: B) -> WriteAll<B> {
+        WriteAll::new(&self.socket, buf)
+    }
+
+    /// Sends some of several buffers, in order, at most 1024 of them, and says how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_vectored<V: IoBufVec>(&self, bufs: V) -> WriteVectored<V> {
+        WriteVectored::new(&self.socket, bufs)
+    }
+
+    /// Ends one or both directions. After `Write` the peer reads the end of the stream, once it has read the rest.
+    ///
+    /// # Errors
+    ///
+    /// What the system said; `NotConnected` if the peer was faster.
+    pub async fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let shutdown = net::Shutdown { fd: Rc::clone(self.socket.fd()), how };
+        Op::new(shutdown, self.socket.driver()).await
+    }
+
+    /// A half to read from and one to write to, as long as the stream is borrowed.
+    pub fn split(&self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        (ReadHalf::new(self), WriteHalf::new(self))
+    }
+
+    /// Takes the stream apart into a half to read from and one to write to, which two tasks of this worker may own.
+    /// Dropping the writing half ends that direction, as [`shutdown`](Self::shutdown) does.
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        OwnedReadHalf::pair(self)
+    }
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    ///
+    /// What the system says: `NotConnected` once the connection was reset.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self.peer {
+            Some(peer) => Ok(peer),
+            None => internet(&self.options()?.peer_addr()?),
+        }
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; `Unsupported` for a direct descriptor.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        internet(&self.options()?.local_addr()?)
+    }
+
+    /// Whether small writes are sent at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    ///
+    /// What the system says; `Unsupported` for a direct descriptor, as with all options.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        self.options()?.tcp_nodelay()
+    }
+
+    /// Says whether small writes are to be sent at once, instead of waiting for more. Off unless set, as in std.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.options()?.set_tcp_nodelay(nodelay)
+    }
+
+    /// How long closing waits for unsent data (`SO_LINGER`), if it does.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn linger(&self) -> io::Result<Option<Duration>> {
+        self.options()?.linger()
+    }
+
+    /// Sets how long closing waits for unsent data. `Some(Duration::ZERO)` makes closing reset the connection; a longer
+    /// time makes the close, and with it the worker, block that long.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.options()?.set_linger(linger)
+    }
+
+    /// The time to live of packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.options()?.ttl_v4()
+    }
+
+    /// Sets the time to live of packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
+        self.options()?.set_ttl_v4(hops)
+    }
+
+    /// Whether the system probes an idle connection (`SO_KEEPALIVE`).
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn keepalive(&self) -> io::Result<bool> {
+        self.options()?.keepalive()
+    }
+
+    /// Says whether the system is to probe an idle connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn set_keepalive(&self, keepalive: bool) -> io::Result<()> {
+        self.options()?.set_keepalive(keepalive)
+    }
+
+    /// Bytes of the system's receive buffer (`SO_RCVBUF`); Linux counts its own books in, so it is twice what was set.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn recv_buffer_size(&self) -> io::Result<usize> {
+        self.options()?.recv_buffer_size()
+    }
+
+    /// Sets the bytes of the system's receive buffer, and with it ends its adjusting itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn set_recv_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        self.options()?.set_recv_buffer_size(bytes)
+    }
+
+    /// Bytes of the system's send buffer (`SO_SNDBUF`); Linux counts its own books in, so it is twice what was set.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn send_buffer_size(&self) -> io::Result<usize> {
+        self.options()?.send_buffer_size()
+    }
+
+    /// Sets the bytes of the system's send buffer, and with it ends its adjusting itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        self.options()?.set_send_buffer_size(bytes)
+    }
+
+    /// Takes the error that waits at the socket, if any.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay).
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.options()?.take_error()
+    }
+
+    fn options(&self) -> io::Result<socket2::SockRef<'_>> {
+        options(self.socket.fd())
+    }
+
+    /// The descriptor, for the half that ends its direction when it is dropped.
+    pub(super) fn fd(&self) -> &SharedDescriptor {
+        self.socket.fd()
+    }
+}
+
+async fn connect_one(addr: SocketAddr, driver: &DriverHandle) -> io::Result<TcpStream> {
+    let socket = net::Socket {
+        domain: Domain::for_address(addr).into(),
+        kind: Type::STREAM.into(),
+        protocol: Protocol::TCP.into(),
+        direct: false,
+    };
+    let fd = Rc::new(Op::new(socket, driver).await?);
+    Op::new(net::Connect { fd: Rc::clone(&fd), to: addr.into() }, driver).await?;
+    Ok(TcpStream::of_shared(fd, driver.clone(), Some(addr)))
+}

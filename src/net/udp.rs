@@ -1,0 +1,383 @@
+//! UDP.
+//!
+//! A datagram that a dropped receive had got waits with the socket, as bytes of a stream do, and the next receive returns
+//! it. It waits in a buffer of the length it was received with, so what the dropped receive's buffer could not hold is
+//! lost, as it would have been. Datagrams that arrive while nobody receives wait in the kernel, which drops them when its
+//! buffer is full.
+
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use socket2::{Domain, Protocol, Type};
+
+use super::addr::resolve;
+use super::{ToSocketAddrs, Write, internet, options};
+use crate::io::buf::{BufResult, IoBuf, IoBufMut};
+use crate::io::driver::{Descriptor, DriverHandle, Op, SharedDescriptor};
+use crate::io::op::misc::Nop;
+use crate::io::op::net;
+use crate::io::stash::{Datagram, Reader, Stash};
+
+/// A UDP socket.
+///
+/// One task receives at a time; any number may send.
+///
+/// ```
+/// use veloq::net::UdpSocket;
+///
+/// # #[veloq::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let (one, two) = (UdpSocket::bind("127.0.0.1:0").await?, UdpSocket::bind("127.0.0.1:0").await?);
+/// let (sent, _) = one.send_to("hello", two.local_addr()?).await;
+/// assert_eq!(sent?, 5);
+/// let (received, buf) = two.recv_from(Vec::with_capacity(1500)).await;
+/// let (length, from) = received?;
+/// assert_eq!((length, from), (5, one.local_addr()?));
+/// assert_eq!(buf, b"hello");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct UdpSocket {
+    shared: Rc<Shared>,
+}
+
+/// What socket and futures share.
+#[derive(Debug)]
+struct Shared {
+    fd: SharedDescriptor,
+    driver: DriverHandle,
+    stash: Rc<Stash<Datagram>>,
+}
+
+/// Turns that [`UdpSocket::into_std`] waits for operations whose futures were dropped; their cancellations are answered
+/// within one or two.
+const TURNS_MAX: u32 = 64;
+
+impl UdpSocket {
+    /// A socket bound to `addr`. Port 0 stands for any free one.
+    ///
+    /// # Errors
+    ///
+    /// What the system says to socket and bind (of the last address that was tried), and what resolving a name can
+    /// yield.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
+        resolve(&addr).await?.try_each(|addr| {
+            let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+            socket.bind(&addr.into())?;
+            Ok(UdpSocket::new(Descriptor::Os(socket.into())))
+        })
+    }
+
+    /// Makes a socket of std's Veloq's, on this worker. It is switched to blocking mode, which is what the kernel's ring
+    /// wants; that holds for all copies of the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not switch the mode.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub fn from_std(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+        socket.set_nonblocking(false)?;
+        Ok(UdpSocket::new(Descriptor::Os(socket.into())))
+    }
+
+    /// Makes the socket std's, which can be sent to another thread or worker. Datagrams that a dropped receive had got
+    /// come with it, in order.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` if a receive or a send is still there. The socket is closed then.
+    pub async fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<(Vec<u8>, SocketAddr)>)> {
+        let Shared { fd, driver, .. } = &*self.shared;
+        for _ in 0..TURNS_MAX {
+            if Rc::strong_count(fd) == 1 {
+                break;
+            }
+            Op::new(Nop, driver).await?;
+        }
+        let busy = || {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "a receive or send of the socket is still there; drop it or await it first",
+            )
+        };
+        let Shared { fd, stash, .. } = Rc::try_unwrap(self.shared).map_err(|_| busy())?;
+        let mut unread = Vec::new();
+        while let Some(message) = stash.pop() {
+            let message = message?;
+            unread.push((message.bytes.to_vec(), sender(message.from)?));
+        }
+        match Rc::try_unwrap(fd).map_err(|_| busy())? {
+            Descriptor::Os(fd) => Ok((fd.into(), unread)),
+            Descriptor::Direct(_) => unreachable!("there are no direct datagram sockets"),
+        }
+    }
+
+    fn new(fd: Descriptor) -> UdpSocket {
+        let shared = Shared { fd: Rc::new(fd), driver: DriverHandle::current(), stash: Rc::default() };
+        UdpSocket { shared: Rc::new(shared) }
+    }
+
+    /// Names the peer that [`send`](Self::send) sends to, and from which alone datagrams are received.
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the last address that was tried, and what resolving a name can yield.
+    pub async fn connect(&self, addr: impl ToSocketAddrs) -> io::Result<()> {
+        // Connecting a datagram socket only notes the address; nothing is waited for.
+        resolve(&addr).await?.try_each(|addr| self.options()?.connect(&addr.into()))
+    }
+
+    /// Receives a datagram into `buf`, from its start up to its capacity; the rest of a longer one is lost. Yields its
+    /// length and who sent it.
+    ///
+    /// Dropping the future loses no datagram, but the buffer.
+    ///
+    /// # Errors
+    ///
+    /// [`ReaderBusy`](super::ReaderBusy) if another task receives; what the system said, as `ConnectionRefused` when a
+    /// peer that the socket is connected to has said so.
+    pub fn recv_from<B: IoBufMut>(&self, buf: B) -> RecvFrom<B> {
+        let shared = Rc::clone(&self.shared);
+        let reader = Reader::new(&shared.stash);
+        RecvFrom { shared, reader, step: Step::Start(buf) }
+    }
+
+    /// Receives a datagram, as [`recv_from`](Self::recv_from), without saying who sent it.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_from`](Self::recv_from).
+    pub async fn recv<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+        let (received, buf) = self.recv_from(buf).await;
+        (received.map(|(length, _)| length), buf)
+    }
+
+    /// Sends `buf` as one datagram to `addr`, the first that this stands for.
+    ///
+    /// # Errors
+    ///
+    /// What the system said, and what resolving a name can yield.
+    pub async fn send_to<B: IoBuf>(&self, buf: B, addr: impl ToSocketAddrs) -> BufResult<usize, B> {
+        let to = match resolve(&addr).await {
+            Ok(resolved) => resolved.as_slice()[0],
+            Err(error) => return (Err(error), buf),
+        };
+        let send = net::SendTo { fd: Rc::clone(&self.shared.fd), buf, to: to.into() };
+        Op::new(send, &self.shared.driver).await
+    }
+
+    /// Sends `buf` as one datagram to the peer that [`connect`](Self::connect) named.
+    ///
+    /// # Errors
+    ///
+    /// What the system said: `ENOTCONN` or `EDESTADDRREQ` if there is no peer.
+    pub fn send<B: IoBuf>(&self, buf: B) -> Write<B> {
+        Write::to(&self.shared.fd, &self.shared.driver, buf)
+    }
+
+    /// The address that the socket is bound to.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        internet(&self.options()?.local_addr()?)
+    }
+
+    /// The peer that the socket is connected to.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` if there is none.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        internet(&self.options()?.peer_addr()?)
+    }
+
+    /// Whether datagrams may be sent to broadcast addresses.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn broadcast(&self) -> io::Result<bool> {
+        self.options()?.broadcast()
+    }
+
+    /// Says whether datagrams may be sent to broadcast addresses.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_broadcast(&self, broadcast: bool) -> io::Result<()> {
+        self.options()?.set_broadcast(broadcast)
+    }
+
+    /// The time to live of packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.options()?.ttl_v4()
+    }
+
+    /// Sets the time to live of packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
+        self.options()?.set_ttl_v4(hops)
+    }
+
+    /// Joins a multicast group, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn join_multicast_v4(&self, group: &Ipv4Addr, interface: &Ipv4Addr) -> io::Result<()> {
+        self.options()?.join_multicast_v4(group, interface)
+    }
+
+    /// Joins a multicast group, IPv6.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn join_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
+        self.options()?.join_multicast_v6(group, interface)
+    }
+
+    /// Bytes of the system's receive buffer; Linux counts its own books in, so it is twice what was set.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn recv_buffer_size(&self) -> io::Result<usize> {
+        self.options()?.recv_buffer_size()
+    }
+
+    /// Sets the bytes of the system's receive buffer.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_recv_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        self.options()?.set_recv_buffer_size(bytes)
+    }
+
+    /// Bytes of the system's send buffer; Linux counts its own books in, so it is twice what was set.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn send_buffer_size(&self) -> io::Result<usize> {
+        self.options()?.send_buffer_size()
+    }
+
+    /// Sets the bytes of the system's send buffer.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        self.options()?.set_send_buffer_size(bytes)
+    }
+
+    /// Takes the error that waits at the socket, if any.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.options()?.take_error()
+    }
+
+    fn options(&self) -> io::Result<socket2::SockRef<'_>> {
+        options(&self.shared.fd)
+    }
+}
+
+/// The future of [`UdpSocket::recv_from`].
+#[must_use = "nothing is received until it is awaited"]
+#[derive(Debug)]
+pub struct RecvFrom<B: IoBufMut> {
+    shared: Rc<Shared>,
+    reader: Reader<Datagram>,
+    step: Step<B>,
+}
+
+/// How far a receive has come: the buffer is here, or with its operation.
+#[derive(Debug)]
+enum Step<B: IoBufMut> {
+    Start(B),
+    InFlight(Op<net::RecvFrom<B>>),
+    Finished,
+}
+
+// What the kernel sees is in a slot of the driver; nothing in the future itself is pinned.
+impl<B: IoBufMut> Unpin for RecvFrom<B> {}
+
+impl<B: IoBufMut> Future for RecvFrom<B> {
+    type Output = BufResult<(usize, SocketAddr), B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let (received, buf) = ready!(this.poll_step(cx));
+        this.reader.release();
+        Poll::Ready((received.and_then(|(length, from)| Ok((length, sender(from)?))), buf))
+    }
+}
+
+impl<B: IoBufMut> RecvFrom<B> {
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<BufResult<(usize, Option<SocketAddr>), B>> {
+        loop {
+            match mem::replace(&mut self.step, Step::Finished) {
+                Step::Start(mut buf) => {
+                    if let Err(error) = self.reader.claim() {
+                        return Poll::Ready((Err(error), buf));
+                    }
+                    if let Some(received) = self.shared.stash.take_into(&mut buf) {
+                        return Poll::Ready((received, buf));
+                    }
+                    if self.shared.stash.poll_quiet(cx).is_pending() {
+                        self.step = Step::Start(buf);
+                        return Poll::Pending;
+                    }
+                    let Shared { fd, driver, stash } = &*self.shared;
+                    stash.receive_begins();
+                    let (fd, stash) = (Rc::clone(fd), Some(Rc::clone(stash)));
+                    let receive = net::RecvFrom { fd, buf, flags: 0, from: None, stash };
+                    self.step = Step::InFlight(Op::new(receive, driver));
+                }
+                Step::InFlight(mut receive) => {
+                    let Poll::Ready(answer) = Pin::new(&mut receive).poll(cx) else {
+                        self.step = Step::InFlight(receive);
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(answer);
+                }
+                Step::Finished => panic!("a receive was polled after it was ready"),
+            }
+        }
+    }
+}
+
+/// The sender of a datagram on an internet socket.
+fn sender(from: Option<SocketAddr>) -> io::Result<SocketAddr> {
+    from.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the datagram's sender has no address that is IPv4 or IPv6")
+    })
+}
