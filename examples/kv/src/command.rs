@@ -98,6 +98,9 @@ pub enum Rejection {
     Subcommand,
     /// Too many arguments or too few.
     Arity(&'static Command),
+    /// A header of HTTP: a web page makes its reader's browser send commands. The connection is closed without a word,
+    /// and replies to what came before it are not sent either.
+    Foreign,
 }
 
 /// Finds the command that `args` call and checks their number.
@@ -109,7 +112,7 @@ pub enum Rejection {
 /// If `args` is empty: an empty line is not a request.
 #[inline]
 pub fn resolve(args: &Args<'_>) -> Result<&'static Command, Rejection> {
-    let mut command = lookup(args.at(0)).ok_or(Rejection::Unknown)?;
+    let mut command = lookup(args.at(0)).ok_or_else(|| unknown(args.at(0)))?;
     if !command.subcommands.is_empty() && args.len() > 1 {
         command = command.subcommand(args.at(1)).ok_or(Rejection::Subcommand)?;
     }
@@ -118,6 +121,12 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static Command, Rejection> {
         return Err(Rejection::Arity(command));
     }
     Ok(command)
+}
+
+#[cold]
+fn unknown(name: &[u8]) -> Rejection {
+    let foreign = name.eq_ignore_ascii_case(b"host:") || name.eq_ignore_ascii_case(b"post");
+    if foreign { Rejection::Foreign } else { Rejection::Unknown }
 }
 
 impl Rejection {
@@ -149,6 +158,7 @@ impl Rejection {
                 );
             }
             Self::Arity(command) => command.encode_arity_error(out),
+            Self::Foreign => {}
         }
     }
 }

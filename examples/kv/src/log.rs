@@ -60,10 +60,10 @@
 //! # A different number of workers
 //!
 //! `MANIFEST` ([`Manifest`]) names the *epoch*, the number of shards and the seed of the keyspace; files of other
-//! epochs count for nothing. When the number changes, all files are replayed and each record goes where its key belongs now
-//! (records of one key are in the files of one old shard, so the order between old shards does not matter); the new shards
-//! write bases for epoch + 1 and sync them; the rename of the new manifest is the moment from which they count; then
-//! the old files go.
+//! epochs count for nothing. When the number changes, each old shard is replayed by itself, into a
+//! `Shard` of a keyspace of one (its `Flush` speaks of its own keys only), whose entries then go where they belong now;
+//! the new shards write bases for epoch + 1 and sync them; the rename of the new manifest is the moment from
+//! which they count; then the old files go.
 //!
 //! Keys that have expired are in the log until the next compaction. Replaying does not look at the clock (a later record may
 //! make the key persist); the first commands and sweeps after it do.

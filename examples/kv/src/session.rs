@@ -221,12 +221,20 @@ fn debug(args: &Args<'_>, out: &mut Encoder<'_>) -> Result<Action, Fault> {
 
 impl Settings {
     fn encode(&self, patterns: &Args<'_>, out: &mut Encoder<'_>) {
-        let wanted =
-            |name: &str| patterns.iter().any(|pattern| glob::matches_nocase(pattern, name.as_bytes()));
-        let chosen: Vec<_> = self.0.iter().filter(|(name, _)| wanted(name)).collect();
+        let mut chosen: Vec<(&[u8], &str)> = Vec::new();
+        for (name, value) in &self.0 {
+            // A name that is no pattern comes back as the client spelled it.
+            let named = |pattern: &&[u8]| pattern.eq_ignore_ascii_case(name.as_bytes());
+            let matched = |pattern: &[u8]| glob::matches_nocase(pattern, name.as_bytes());
+            match patterns.iter().find(named) {
+                Some(spelled) => chosen.push((spelled, value)),
+                None if patterns.iter().any(matched) => chosen.push((name.as_bytes(), value)),
+                None => {}
+            }
+        }
         out.map(chosen.len());
         for (name, value) in chosen {
-            out.bulk(name.as_bytes());
+            out.bulk(name);
             out.bulk(value.as_bytes());
         }
     }

@@ -198,6 +198,21 @@ impl Shard {
         true
     }
 
+    /// All entries that have not expired, as records, in no order: what another shard, or several, are told to become this
+    /// one.
+    pub fn entries(&self, now: Millis) -> impl Iterator<Item = Record<'_>> {
+        let numbered = (0..DATABASES).zip(&self.dbs);
+        numbered.flat_map(move |(db, entries)| {
+            let alive = entries.iter().filter(move |entry| !entry.has_expired(now));
+            alive.map(move |it| Record::Set {
+                db,
+                key: it.key(),
+                value: it.value(),
+                expire_at: it.expire_at(),
+            })
+        })
+    }
+
     /// A random number below `end`, of which there are some. (An xorshift: nobody stakes anything on RANDOMKEY.)
     pub(crate) fn random_below(&mut self, end: usize) -> usize {
         self.random ^= self.random << 13;
@@ -223,12 +238,12 @@ mod tests {
         Shard::new(0, Keyspace::new(1, 3), &Limits::default())
     }
 
-    fn contents(shard: &Shard) -> BTreeMap<(usize, Vec<u8>), (Vec<u8>, Millis)> {
-        let dbs = shard.dbs.iter().enumerate();
-        dbs.flat_map(|(n, db)| {
-            db.iter().map(move |it| ((n, it.key().to_vec()), (it.value().to_vec(), it.expire_at())))
-        })
-        .collect()
+    fn contents(shard: &Shard) -> BTreeMap<(u8, Vec<u8>), (Vec<u8>, Millis)> {
+        let entry = |record| match record {
+            Record::Set { db, key, value, expire_at } => ((db, key.to_vec()), (value.to_vec(), expire_at)),
+            other => panic!("an entry is not {other:?}"),
+        };
+        shard.entries(0).map(entry).collect()
     }
 
     fn replayed(journals: [Journal; 2]) -> Shard {
