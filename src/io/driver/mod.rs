@@ -36,7 +36,7 @@ pub(crate) mod waiter;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,6 +53,11 @@ use crate::io::buf::{BuddyPool, BufPool, FixedBuf};
 use crate::io::socket::Receivers;
 use slab::{Abandon, Notice, PayloadType, StableSlab};
 use waiter::Waiter;
+
+/// How long a shutdown waits before it asks again for the cancellation of what is left. A cancellation can miss: an
+/// operation that moves from a kernel thread to a poll is for a moment in neither place. 10 ms is far longer than that
+/// moment, and short beside anybody's patience.
+const CANCEL_AGAIN_NS: u64 = 10_000_000;
 
 /// The seals: traits that only this crate can implement, until 1.0.
 pub(crate) mod sealed {
@@ -208,6 +213,10 @@ impl<T: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver
 
 /// The backends compiled in; one is chosen when the worker starts.
 #[derive(Debug)]
+#[cfg_attr(
+    any(test, feature = "sim"),
+    expect(clippy::large_enum_variant, reason = "there is one for each worker, and it is not moved about")
+)]
 pub(crate) enum PlatformDriver {
     /// Linux io_uring.
     #[cfg(target_os = "linux")]
@@ -280,6 +289,36 @@ fn take<T: PlatformOp<D>, D: Driver>(slab: &mut StableSlab, token: Token) -> (T,
 #[derive(Clone)]
 pub(crate) struct DriverHandle(Rc<DriverCell>);
 
+/// A worker's driver, as futures hold it: they may be forgotten, and must not keep it from ending.
+#[derive(Clone)]
+pub(crate) struct WeakDriver(Weak<DriverCell>);
+
+impl WeakDriver {
+    /// The driver, unless it has ended and everybody has let go of it.
+    pub(crate) fn upgrade(&self) -> Option<DriverHandle> {
+        self.0.upgrade().map(DriverHandle)
+    }
+
+    /// [`DriverHandle::submit`], which a driver that is gone refuses as one that has ended does.
+    pub(crate) fn submit<T: Operation>(
+        &self,
+        operation: T,
+        multishot: bool,
+        waiter: Waiter,
+    ) -> Result<Token, (T, io::Error)> {
+        match self.upgrade() {
+            Some(driver) => driver.submit(operation, multishot, Some(waiter)),
+            None => Err((operation, closed_error())),
+        }
+    }
+}
+
+impl fmt::Debug for WeakDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.upgrade(), f)
+    }
+}
+
 struct DriverCell {
     core: RefCell<Core>,
     /// The worker's pool, once its arena is registered.
@@ -336,6 +375,11 @@ impl DriverHandle {
             receivers: Receivers::new(config),
             closed: Cell::new(false),
         }))
+    }
+
+    /// The driver, held so that it may end meanwhile.
+    pub(crate) fn downgrade(&self) -> WeakDriver {
+        WeakDriver(Rc::downgrade(&self.0))
     }
 
     /// Makes this the thread's current driver until the guard is dropped.
@@ -571,6 +615,7 @@ impl DriverHandle {
         for token in queued.into_iter().chain(armed) {
             self.request_cancel(token);
         }
+        let mut again_ns = self.now_ns().saturating_add(CANCEL_AGAIN_NS);
         loop {
             let quiet = {
                 let core = &mut *self.0.core.borrow_mut();
@@ -581,7 +626,15 @@ impl DriverHandle {
             if quiet {
                 return Drained { leaked: 0 };
             }
-            if self.now_ns() >= deadline_ns || self.park(Some(deadline_ns)).is_err() {
+            if self.now_ns() >= again_ns {
+                again_ns = self.now_ns().saturating_add(CANCEL_AGAIN_NS);
+                let left: Vec<Token> =
+                    self.0.core.borrow().slab.in_kernel().map(|(token, _)| token).collect();
+                for token in left {
+                    self.request_cancel(token);
+                }
+            }
+            if self.now_ns() >= deadline_ns || self.park(Some(deadline_ns.min(again_ns))).is_err() {
                 let leaked = self.in_flight();
                 // The kernel may still write to these pages and buffers, whoever drops the other handles: keep them all.
                 std::mem::forget(self.clone());

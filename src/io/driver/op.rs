@@ -6,7 +6,8 @@
 //!
 //! A future that is dropped before leaves the operation to the driver: the slot is abandoned, cancellation is requested,
 //! and the answer, whenever it comes, goes to [`OpLifecycle::abandon`]. A future that is forgotten (`mem::forget`) leaves
-//! a slot that is answered but never asked for; it is freed when the driver ends.
+//! a slot that is answered but never asked for; it is freed when the driver ends. So that it can end, futures hold a weak
+//! reference to it: whoever else may outlive a worker, forgotten futures do, for ever.
 
 use std::future::Future;
 use std::io;
@@ -14,7 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::waiter::Waiter;
-use super::{Completion, DriverHandle, Operation, Token};
+use super::{Completion, DriverHandle, Operation, Token, WeakDriver};
 
 /// What every operation says of itself, whatever the platform.
 ///
@@ -64,7 +65,7 @@ pub trait MultishotLifecycle: OpLifecycle {
 #[derive(Debug)]
 pub struct Op<T: Operation> {
     state: State<T>,
-    driver: DriverHandle,
+    driver: WeakDriver,
 }
 
 #[derive(Debug)]
@@ -80,13 +81,15 @@ impl<T: Operation> Unpin for Op<T> {}
 impl<T: Operation> Op<T> {
     /// The future of `operation` on `driver`.
     pub(crate) fn new(operation: T, driver: &DriverHandle) -> Op<T> {
-        Op { state: State::Unsubmitted(operation), driver: driver.clone() }
+        Op { state: State::Unsubmitted(operation), driver: driver.downgrade() }
     }
 
     /// Asks the kernel to cancel the operation, and keeps waiting for its answer, which may still be a success.
     pub(crate) fn request_cancel(&mut self) {
-        if let State::Submitted(token) = self.state {
-            self.driver.request_cancel(token);
+        if let State::Submitted(token) = self.state
+            && let Some(driver) = self.driver.upgrade()
+        {
+            driver.request_cancel(token);
         }
     }
 
@@ -96,21 +99,23 @@ impl<T: Operation> Op<T> {
     }
 }
 
+/// Why a future cannot go on: its operation, buffer included, went with the driver.
+const ENDED: &str = "an operation is not polled any more when its runtime has ended";
+
 impl<T: Operation> Future for Op<T> {
     type Output = T::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T::Output> {
         let this = &mut *self;
         match std::mem::replace(&mut this.state, State::Finished) {
-            State::Unsubmitted(operation) => match this.driver.submit(operation, false, Some(Waiter::of(cx)))
-            {
+            State::Unsubmitted(operation) => match this.driver.submit(operation, false, Waiter::of(cx)) {
                 Ok(token) => {
                     this.state = State::Submitted(token);
                     Poll::Pending
                 }
                 Err((operation, error)) => Poll::Ready(operation.into_output(Completion::failed(error))),
             },
-            State::Submitted(token) => match this.driver.poll_op::<T>(token, cx) {
+            State::Submitted(token) => match this.driver.upgrade().expect(ENDED).poll_op::<T>(token, cx) {
                 Poll::Pending => {
                     this.state = State::Submitted(token);
                     Poll::Pending
@@ -124,8 +129,10 @@ impl<T: Operation> Future for Op<T> {
 
 impl<T: Operation> Drop for Op<T> {
     fn drop(&mut self) {
-        if let State::Submitted(token) = self.state {
-            self.driver.abandon(token);
+        if let State::Submitted(token) = self.state
+            && let Some(driver) = self.driver.upgrade()
+        {
+            driver.abandon(token);
         }
     }
 }
@@ -136,7 +143,7 @@ impl<T: Operation> Drop for Op<T> {
 #[derive(Debug)]
 pub struct Multishot<T: Operation + MultishotLifecycle> {
     state: State<T>,
-    driver: DriverHandle,
+    driver: WeakDriver,
     cancelling: bool,
 }
 
@@ -145,7 +152,7 @@ impl<T: Operation + MultishotLifecycle> Unpin for Multishot<T> {}
 impl<T: Operation + MultishotLifecycle> Multishot<T> {
     /// The stream of `operation` on `driver`.
     pub(crate) fn new(operation: T, driver: &DriverHandle) -> Multishot<T> {
-        Multishot { state: State::Unsubmitted(operation), driver: driver.clone(), cancelling: false }
+        Multishot { state: State::Unsubmitted(operation), driver: driver.downgrade(), cancelling: false }
     }
 
     /// The next answer, or `None` after the terminal one was taken.
@@ -157,7 +164,7 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
             let State::Unsubmitted(operation) = std::mem::replace(&mut self.state, State::Finished) else {
                 unreachable!("just matched")
             };
-            match self.driver.submit(operation, true, Some(Waiter::of(cx))) {
+            match self.driver.submit(operation, true, Waiter::of(cx)) {
                 Ok(token) => self.state = State::Submitted(token),
                 Err((operation, error)) => {
                     drop(operation);
@@ -165,7 +172,7 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
                 }
             }
         } else if let State::Submitted(token) = self.state {
-            self.driver.set_waiter(token, cx);
+            self.driver.upgrade().expect(ENDED).set_waiter(token, cx);
         }
         Poll::Pending
     }
@@ -176,10 +183,11 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
             State::Unsubmitted(_) => None,
             State::Finished => Some(None),
             State::Submitted(token) => {
-                if let Some(item) = self.driver.pop_item(token) {
+                let driver = self.driver.upgrade().expect(ENDED);
+                if let Some(item) = driver.pop_item(token) {
                     return Some(Some(T::into_item(item)));
                 }
-                let (operation, completion) = self.driver.take_if_done::<T>(token)?;
+                let (operation, completion) = driver.take_if_done::<T>(token)?;
                 self.state = State::Finished;
                 drop(operation);
                 Some(Some(T::into_item(completion)))
@@ -191,16 +199,17 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
     pub(crate) fn request_cancel(&mut self) {
         if let State::Submitted(token) = self.state
             && !self.cancelling
+            && let Some(driver) = self.driver.upgrade()
         {
             self.cancelling = true;
-            self.driver.request_cancel(token);
+            driver.request_cancel(token);
         }
     }
 
     /// Answers that wait to be taken, the terminal one not counted.
     pub(crate) fn waiting(&self) -> usize {
         match self.state {
-            State::Submitted(token) => self.driver.waiting_items(token),
+            State::Submitted(token) => self.driver.upgrade().map_or(0, |driver| driver.waiting_items(token)),
             State::Unsubmitted(_) | State::Finished => 0,
         }
     }
@@ -218,8 +227,10 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
 
 impl<T: Operation + MultishotLifecycle> Drop for Multishot<T> {
     fn drop(&mut self) {
-        if let State::Submitted(token) = self.state {
-            self.driver.abandon(token);
+        if let State::Submitted(token) = self.state
+            && let Some(driver) = self.driver.upgrade()
+        {
+            driver.abandon(token);
         }
     }
 }

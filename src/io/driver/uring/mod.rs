@@ -83,6 +83,9 @@ pub(crate) struct UringDriver {
     direct: Option<Rc<DirectTable>>,
     capabilities: Capabilities,
     counters: DriverCounters,
+    /// Has the kernel run every operation on one of its worker threads: where late writes come from.
+    #[cfg(test)]
+    pub(crate) force_async: bool,
 }
 
 impl UringDriver {
@@ -110,6 +113,8 @@ impl UringDriver {
             direct: direct.then(Rc::default),
             capabilities,
             counters: DriverCounters::default(),
+            #[cfg(test)]
+            force_async: false,
         })
     }
 
@@ -354,6 +359,8 @@ impl Driver for UringDriver {
 
     fn submit(&mut self, slab: &mut StableSlab, token: Token, entry: squeue::Entry) {
         let entry = entry.user_data(token.to_user_data());
+        #[cfg(test)]
+        let entry = if self.force_async { entry.flags(squeue::Flags::ASYNC) } else { entry };
         if !self.backlog.is_empty() {
             self.counters.backlogged += 1;
             self.backlog.push_back((token, entry));
