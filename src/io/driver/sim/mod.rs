@@ -92,8 +92,8 @@ pub(crate) enum Request {
     AcceptMany { socket: SocketId },
     /// Receive into these pieces of memory.
     Recv { socket: SocketId, into: Vec<Lent> },
-    /// Receive into buffers of the driver's, again and again.
-    RecvMany { socket: SocketId },
+    /// Receive into buffers of the driver's, again and again or once.
+    RecvMany { socket: SocketId, once: bool },
     /// Send these pieces of memory.
     Send { socket: SocketId, from: Vec<Lent> },
     /// End one or both directions.
@@ -317,6 +317,7 @@ impl SimDriver {
         let happened = admitted || self.counters.completions > completions;
         if happened {
             self.counters.entries += 1;
+            self.world.turn();
             self.world.progress();
         }
         happened
@@ -342,12 +343,19 @@ impl SimDriver {
 
     /// Goes through the kernel's list in an order that the seed decides, and answers what can be.
     fn answer_due(&mut self, slab: &mut StableSlab) {
-        for last in (1..self.kernel.len()).rev() {
+        let now_ns = self.world.now_ns();
+        let mut due = 0;
+        for place in 0..self.kernel.len() {
+            if self.kernel[place].at_ns <= now_ns {
+                self.kernel.swap(place, due);
+                due += 1;
+            }
+        }
+        for last in (1..due).rev() {
             self.kernel.swap(last, self.world.below(last + 1));
         }
-        let now_ns = self.world.now_ns();
         let mut place = 0;
-        while place < self.kernel.len() {
+        while place < due.min(self.kernel.len()) {
             if self.kernel[place].at_ns > now_ns {
                 place += 1;
                 continue;
@@ -452,10 +460,10 @@ impl SimDriver {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            Request::RecvMany { socket } => {
+            Request::RecvMany { socket, once } => {
                 match world.receivable(*socket, self.receive_buffer_bytes as usize) {
                     Poll::Ready(Ok(0)) => Answer::done(),
-                    Poll::Ready(Ok(bytes)) => self.receive_buffer(*socket, bytes),
+                    Poll::Ready(Ok(bytes)) => self.receive_buffer(*socket, bytes, *once),
                     Poll::Ready(Err(error)) => Answer::failed(error),
                     Poll::Pending => return Poll::Pending,
                 }
@@ -492,7 +500,7 @@ impl SimDriver {
     }
 
     /// An answer that brings a buffer, or says that there is none.
-    fn receive_buffer(&mut self, socket: SocketId, bytes: usize) -> Answer {
+    fn receive_buffer(&mut self, socket: SocketId, bytes: usize, once: bool) -> Answer {
         let bytes = self.shortened(bytes);
         let dry = self.world.chance(self.world.faults().dry);
         let buf = match &mut self.receive_ring {
@@ -515,7 +523,7 @@ impl SimDriver {
         };
         match buf {
             Some(buf) => {
-                let more = !self.world.chance(self.world.faults().multishot_ends);
+                let more = !once && !self.world.chance(self.world.faults().multishot_ends);
                 Answer::of(count(&buf), more, Resource::Buffer(buf))
             }
             None => {

@@ -91,7 +91,7 @@ unsafe impl PlatformOp<SimDriver> for RecvMany {
     type Block = ();
 
     fn encode(&mut self, (): &mut (), driver: &mut SimDriver) -> io::Result<Request> {
-        Ok(Request::RecvMany { socket: driver.target(&self.fd)? })
+        Ok(Request::RecvMany { socket: driver.target(&self.fd)?, once: self.once.is_some() })
     }
 }
 
