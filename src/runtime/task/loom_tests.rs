@@ -305,7 +305,7 @@ fn loom_pushes_against_take_lose_none() {
 }
 
 /// Counts its wakes.
-struct Counts(std::sync::atomic::AtomicUsize);
+struct Counts(AtomicUsize);
 impl std::task::Wake for Counts {
     fn wake(self: std::sync::Arc<Self>) {
         self.0.fetch_add(1, Relaxed);
@@ -322,7 +322,7 @@ fn join_against_completion() {
         async move { value }
     });
     let other = thread::spawn(move || {
-        let counts = [(), ()].map(|()| std::sync::Arc::new(Counts(std::sync::atomic::AtomicUsize::new(0))));
+        let counts = [(), ()].map(|()| std::sync::Arc::new(Counts(AtomicUsize::new(0))));
         for counts in &counts {
             let waker = Waker::from(std::sync::Arc::clone(counts));
             if let Poll::Ready(result) = Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)) {
@@ -362,7 +362,7 @@ fn loom_mutant_completion_relaxed() {
 fn detach_against_completion() {
     let local = worker();
     let value = std::sync::Arc::new(());
-    let counts = std::sync::Arc::new(Counts(std::sync::atomic::AtomicUsize::new(0)));
+    let counts = std::sync::Arc::new(Counts(AtomicUsize::new(0)));
     let mut handle = spawn(&local, {
         let value = std::sync::Arc::clone(&value);
         async move { value }

@@ -317,7 +317,7 @@ fn a_join_error_says_what_happened_where() {
     let error = result(panics).expect_err("it panicked");
     assert!(error.is_panic() && !error.is_cancelled() && error.id() == id);
     let text = error.to_string();
-    assert!(text.starts_with(&format!("task {id}, spawned at src/runtime/task/tests.rs:")), "{text}");
+    assert!(text.starts_with(&format!("task {id}, spawned at ")) && text.contains("tests.rs:"), "{text}");
     assert!(text.ends_with("panicked: no such key"), "{text}");
 
     let cancelled = spawn(&local, pending::<()>());
@@ -644,11 +644,12 @@ fn many_threads_wake_and_send_while_the_worker_runs_and_closes() {
             local.run(64);
         }
         local.close();
-        for sender in senders {
-            for handle in sender.join().expect("it does not panic") {
-                // Run, aborted, or cancelled because it came too late; but it has an answer.
-                assert!(result(handle).map_or_else(|error| error.is_cancelled(), |()| true));
-            }
+        let handles: Vec<_> =
+            senders.into_iter().map(|sender| sender.join().expect("it does not panic")).collect();
+        for handle in handles.into_iter().flatten() {
+            // Run, aborted, or cancelled because it came too late; but it has an answer, now that all senders are done
+            // (the last of them may have swept for the others).
+            assert!(result(handle).map_or_else(|error| error.is_cancelled(), |()| true));
         }
         drop((local, mailbox));
         assert_eq!(Arc::strong_count(&held), 1, "a closure or future leaked in round {round}");
