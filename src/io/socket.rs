@@ -98,6 +98,13 @@ impl Socket {
         &self.stash
     }
 
+    /// Answers of the multishot receive that wait, and bytes in the stash if there are any.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> usize {
+        let armed = self.armed.borrow().as_ref().map_or(0, |armed| armed.many.waiting());
+        armed + usize::from(!self.stash.is_empty())
+    }
+
     /// The only owner's descriptor, or the socket again if there are others, be it operations in flight.
     pub(crate) fn into_fd(self: Rc<Socket>) -> Result<SharedDescriptor, Rc<Socket>> {
         Ok(Rc::try_unwrap(self)?.fd)
@@ -245,7 +252,7 @@ pub(crate) struct Receivers {
     /// The seats' sockets. As there is no credit below one, there are at most `ring_buffers` seats.
     seats: RefCell<Vec<Option<Weak<Socket>>>>,
     free_seats: RefCell<Vec<usize>>,
-    /// Bytes copied out of ring buffers because they had to wait, ever.
+    /// Bytes copied out of ring buffers because they had to wait, or because a plain read took them; ever.
     spilled_bytes: Cell<u64>,
 }
 
@@ -275,9 +282,10 @@ impl Receivers {
         self.picks_once.set(picks_once);
     }
 
-    /// Bytes that had to be copied out of ring buffers, because nobody took them or a plain read did.
-    pub(crate) fn spilled_bytes(&self) -> u64 {
-        self.spilled_bytes.get()
+    /// The sum of all credits, and the bound that it keeps.
+    #[cfg(test)]
+    pub(crate) fn credits(&self) -> (usize, usize) {
+        (self.granted.get(), self.ring_buffers.get())
     }
 
     /// Notes that there is no ring after all. No more seats are given.

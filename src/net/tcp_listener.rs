@@ -250,7 +250,8 @@ impl TcpListenerBuilder {
 
     /// Whether accepted connections are direct descriptors: cheaper for the kernel to look up, and known to this worker's
     /// ring alone. They have no options, no local address and no [`into_std`](TcpStream::into_std), and there are as
-    /// many as [`DriverConfig::direct_descriptors`](crate::io::driver::DriverConfig::direct_descriptors) says. Off.
+    /// many as [`DriverConfig::direct_descriptors`](crate::io::driver::DriverConfig::direct_descriptors) says: the kernel
+    /// closes a connection that finds the table full, and `accept` yields `ENFILE`. Off.
     pub fn direct(mut self, direct: bool) -> TcpListenerBuilder {
         self.direct = direct;
         self

@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use socket2::{Domain, Protocol, Type};
 use super::addr::resolve;
 use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use super::{
-    Read, ReadExact, ReadVectored, Recv, Shutdown, ToSocketAddrs, Write, WriteAll, WriteVectored, internet, options,
+    Read, ReadExact, ReadVectored, Recv, Shutdown, ToSocketAddrs, Write, WriteAll, WriteVectored, internet,
+    options,
 };
 use crate::io::buf::{IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Descriptor, DriverHandle, Op, SharedDescriptor};
@@ -311,6 +313,15 @@ impl TcpStream {
         WriteVectored::new(&self.socket, bufs)
     }
 
+    /// The descriptor of the process, for calls that Veloq does not have. It stays the stream's.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a direct descriptor, which no call outside the ring can name.
+    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.socket.fd().as_fd()
+    }
+
     /// Ends one or both directions. After `Write` the peer reads the end of the stream, once it has read the rest.
     ///
     /// # Errors
@@ -473,6 +484,11 @@ impl TcpStream {
 
     fn options(&self) -> io::Result<socket2::SockRef<'_>> {
         options(self.socket.fd())
+    }
+
+    #[cfg(test)]
+    pub(super) fn socket_waits(&self) -> usize {
+        self.socket.waits()
     }
 
     /// The descriptor, for the half that ends its direction when it is dropped.

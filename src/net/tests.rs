@@ -1,0 +1,790 @@
+//! What the sockets promise, against the real kernel, over loopback.
+//!
+//! The peers are threads with std's sockets: they are right, and they run when they like, so that bytes and connections
+//! arrive at any point of a turn. Futures are given up after a few turns, not after a time.
+
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+
+use super::*;
+use crate::io::buf::IoBuf;
+use crate::io::driver::{DriverConfig, DriverHandle};
+use crate::runtime::Builder;
+use crate::spawn_local;
+
+/// Runs `test` on one worker that is made with `change`.
+fn run_with<F: Future>(change: impl FnOnce(&mut DriverConfig), test: F) -> F::Output {
+    let mut config = DriverConfig::default();
+    change(&mut config);
+    let runtime =
+        Builder::new().workers(1).pin(false).driver(config).build().expect("this kernel has io_uring");
+    runtime.block_on(test)
+}
+
+fn run<F: Future>(test: F) -> F::Output {
+    run_with(|_| (), test)
+}
+
+/// Lets the worker turn once.
+async fn turn() {
+    let mut turned = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut turned, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What `future` yields within so many turns. After that it is dropped.
+async fn within<F: Future>(turns: u64, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..=turns {
+        let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        turn().await;
+    }
+    None
+}
+
+/// Numbers that look random and are the same in each run (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    fn size(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).expect("it is below a usize")
+    }
+}
+
+/// `len` bytes in which a piece that is lost, doubled or moved is noticed.
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut dice = Dice(seed | 1);
+    (0..len).map(|_| dice.below(256).to_le_bytes()[0]).collect()
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback can be bound");
+    let addr = listener.local_addr().expect("a bound socket has an address");
+    (listener, addr)
+}
+
+/// A connection: our end, and a thread's that runs `peer` with the other.
+async fn with_peer<R: Send + 'static>(
+    peer: impl FnOnce(StdStream) -> R + Send + 'static,
+) -> (TcpStream, JoinHandle<R>) {
+    let (listener, addr) = listen().await;
+    let thread = thread::spawn(move || peer(StdStream::connect(addr).expect("somebody listens")));
+    let (stream, _) = listener.accept().await.expect("somebody connects");
+    (stream, thread)
+}
+
+/// Both ends of a connection, ours.
+async fn pair() -> (TcpStream, TcpStream) {
+    let (listener, addr) = listen().await;
+    let client = TcpStream::connect(addr).await.expect("somebody listens");
+    (client, listener.accept().await.expect("somebody connects").0)
+}
+
+fn is<E: std::error::Error + 'static>(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|source| source.is::<E>())
+}
+
+// A connection that was accepted for a future that is gone would be closed, or wait for ever: its number would be missing.
+#[test]
+fn dropped_accepts_lose_no_connection() {
+    const CONNECTIONS: u32 = 1000;
+    run(async {
+        let (listener, addr) = listen().await;
+        let clients = thread::spawn(move || {
+            let connect = |number: u32| {
+                let mut stream = StdStream::connect(addr).expect("somebody listens");
+                stream.write_all(&number.to_le_bytes()).expect("the connection is there");
+                stream
+            };
+            (0..CONNECTIONS).map(connect).collect::<Vec<_>>()
+        });
+        let (mut dice, mut dropped, mut numbers) = (Dice(7), 0, BTreeSet::new());
+        while numbers.len() < CONNECTIONS as usize {
+            let Some(accepted) = within(dice.below(3), listener.accept()).await else {
+                dropped += 1;
+                continue;
+            };
+            let (stream, peer) = accepted.expect("accepting works");
+            assert_eq!(peer.ip(), addr.ip());
+            let (read, number) = stream.read_exact(vec![0; 4]).await;
+            read.expect("each client says its number");
+            let number = u32::from_le_bytes(number.try_into().expect("four bytes"));
+            assert!(numbers.insert(number), "connection {number} came twice");
+        }
+        assert!(dropped >= 100, "only {dropped} accepts were dropped: the run shows nothing");
+        assert_eq!(clients.join().expect("the clients ran").len(), CONNECTIONS as usize);
+    });
+}
+
+/// Receives a stream by every call there is, most of them given up, and compares it with what was sent.
+async fn receive_all(seed: u64) {
+    const BYTES: usize = 1 << 19;
+    let sent = pattern(BYTES, seed);
+    let expected = sent.clone();
+    let (stream, peer) = with_peer(move |mut peer| {
+        let mut dice = Dice(seed | 1);
+        let mut rest = &sent[..];
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at((1 + dice.size(20_000)).min(rest.len()));
+            peer.write_all(part).expect("we read it all");
+            if dice.below(2) == 0 {
+                thread::yield_now();
+            }
+            rest = after;
+        }
+    })
+    .await;
+    let (mut got, mut dice, mut dropped) = (Vec::with_capacity(BYTES), Dice(seed | 1), 0);
+    while got.len() < BYTES {
+        let (turns, size) = (dice.below(3), 1 + dice.size(9000));
+        let received = match dice.below(4) {
+            0 => within(turns, stream.recv()).await.map(|data| data.expect("the stream is whole").to_vec()),
+            1 => within(turns, stream.read(Vec::with_capacity(size))).await.map(|(read, buf)| {
+                assert_eq!(read.expect("the stream is whole"), buf.len());
+                buf
+            }),
+            2 => within(turns, stream.read_exact(vec![0; size])).await.map(|(read, buf)| {
+                match read {
+                    Ok(()) => assert_eq!(buf.len(), size),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
+                }
+                buf
+            }),
+            _ => {
+                let bufs = [Vec::with_capacity(size), Vec::with_capacity(100)];
+                within(turns, stream.read_vectored(bufs)).await.map(|(read, bufs)| {
+                    let all = bufs.concat();
+                    assert_eq!(read.expect("the stream is whole"), all.len());
+                    all
+                })
+            }
+        };
+        match received {
+            Some(bytes) => {
+                let at = got.len();
+                assert!(
+                    expected[at..].starts_with(&bytes),
+                    "seed {seed}: {} bytes after {at} are wrong",
+                    bytes.len()
+                );
+                got.extend_from_slice(&bytes);
+            }
+            None => dropped += 1,
+        }
+    }
+    assert!(stream.recv().await.expect("the stream ended well").is_empty());
+    assert!(dropped >= 10, "only {dropped} receives were dropped: the run shows nothing");
+    peer.join().expect("the peer ran");
+}
+
+// A byte that came for a dropped future and was not kept, or was put back at the wrong place, breaks the pattern.
+#[test]
+fn dropped_receives_lose_no_byte() {
+    run(async {
+        for seed in 1..12 {
+            receive_all(seed * 77).await;
+        }
+    });
+}
+
+// The same where the ring runs dry all the time, and where there is none.
+#[test]
+fn dropped_receives_lose_no_byte_without_buffers_to_spare() {
+    for buffers in [2, 0] {
+        run_with(
+            |config| {
+                config.receive_buffers = buffers;
+                config.receive_buffer_bytes = 4096;
+            },
+            async {
+                for seed in 1..6 {
+                    receive_all(seed * 1001).await;
+                }
+            },
+        );
+    }
+}
+
+// Several at once share the ring: seats, single picks and the pool's buffers are all in use.
+#[test]
+fn many_streams_at_a_small_ring_lose_no_byte() {
+    run_with(
+        |config| {
+            config.receive_buffers = 8;
+            config.receive_buffer_bytes = 4096;
+        },
+        async {
+            let tasks: Vec<_> = (1..16).map(|seed| spawn_local(receive_all(seed * 31))).collect();
+            for task in join_all(tasks).await {
+                task.expect("it does not panic");
+            }
+        },
+    );
+}
+
+// Data for one that never reads would fill the ring, and every other connection would wait for it for ever.
+#[test]
+fn a_silent_reader_starves_nobody() {
+    const ROUNDS: usize = 20;
+    const FLOOD: usize = 200_000;
+    run_with(
+        |config| {
+            config.receive_buffers = 4;
+            config.receive_buffer_bytes = 4096;
+        },
+        async {
+            let flood = pattern(FLOOD, 5);
+            let expected = flood.clone();
+            let (silent, flooder) = with_peer(move |mut peer| {
+                peer.write_all(b"x").expect("room");
+                peer.read_exact(&mut [0]).expect("somebody has read it");
+                peer.write_all(&flood).expect("it is read at the end");
+            })
+            .await;
+            // It reads once, and so has a receive armed. What follows it leaves there.
+            assert_eq!(&silent.recv().await.expect("a byte")[..], b"x");
+            silent.write_all("y").await.0.expect("the peer is there");
+            let mut tasks = Vec::new();
+            for number in 0..63 {
+                let (stream, peer) = with_peer(move |mut peer| {
+                    let said = pattern(1000, number);
+                    let mut heard = vec![0; 1000];
+                    for _ in 0..ROUNDS {
+                        peer.write_all(&said).expect("somebody reads");
+                        peer.read_exact(&mut heard).expect("somebody echoes");
+                        assert_eq!(heard, said);
+                    }
+                })
+                .await;
+                tasks.push(spawn_local(async move {
+                    loop {
+                        let data = stream.recv().await.expect("the peer is there");
+                        if data.is_empty() {
+                            break;
+                        }
+                        stream.write_all(data).await.0.expect("the peer is there");
+                    }
+                    peer
+                }));
+            }
+            for task in join_all(tasks).await {
+                task.expect("it does not panic").join().expect("every echo came back");
+            }
+            assert!(DriverHandle::current().counters().receive_ring_dry > 0, "the ring never ran dry");
+            let (read, got) = silent.read_exact(vec![0; FLOOD]).await;
+            read.expect("it is all there");
+            assert!(got == expected, "the silent reader's bytes are not what was sent");
+            flooder.join().expect("it was all taken");
+        },
+    );
+}
+
+// Credits that were not given back would leave later connections without seats; too many would be more than the ring.
+#[test]
+fn all_credits_together_stay_within_the_ring_and_come_back() {
+    run(async {
+        let receivers = DriverHandle::current();
+        let receivers = receivers.receivers();
+        let mut streams = Vec::new();
+        for _ in 0..140 {
+            let (one, two) = pair().await;
+            assert!(within(1, one.recv()).await.is_none(), "nothing was sent");
+            let (granted, all) = receivers.credits();
+            assert!(granted <= all);
+            streams.push((one, two));
+        }
+        let (granted, all) = receivers.credits();
+        assert_eq!((granted, all), (128, 128), "more sockets than buffers want them all");
+        drop(streams);
+        assert_eq!(receivers.credits().0, 0);
+    });
+}
+
+// Two readers would each get pieces of the stream, and no error would say so.
+#[test]
+fn a_second_reader_gets_a_typed_error() {
+    run(async {
+        let (one, two) = pair().await;
+        let one = Rc::new(one);
+        let reader = Rc::clone(&one);
+        let first = spawn_local(async move { reader.recv().await });
+        turn().await;
+        let error = one.recv().await.expect_err("somebody reads");
+        assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+        assert!(is::<ReaderBusy>(&error));
+        let (result, buf) = one.read(vec![7; 3]).await;
+        assert!(is::<ReaderBusy>(&result.expect_err("somebody reads")));
+        assert_eq!(buf, [7; 3], "the buffer comes back as it was");
+        let (result, _) = one.read_exact(vec![0; 3]).await;
+        assert!(is::<ReaderBusy>(&result.expect_err("somebody reads")));
+        two.write_all("abc").await.0.expect("the peer is there");
+        assert_eq!(&first.await.expect("no panic").expect("data")[..], b"abc");
+        // And when the first is through, or dropped, the next may.
+        assert!(within(2, one.recv()).await.is_none());
+        two.write_all("de").await.0.expect("the peer is there");
+        let (read, buf) = one.read_exact(vec![0; 2]).await;
+        read.expect("nobody else reads");
+        assert_eq!(buf, b"de");
+    });
+}
+
+#[test]
+fn a_second_acceptor_gets_a_typed_error() {
+    run(async {
+        let (listener, addr) = listen().await;
+        let first = spawn_local(listener.accept());
+        turn().await;
+        let error = listener.accept().await.expect_err("somebody accepts");
+        assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+        assert!(is::<AcceptorBusy>(&error));
+        let _client = TcpStream::connect(addr).await.expect("somebody listens");
+        first.await.expect("no panic").expect("a connection");
+    });
+}
+
+// If one direction's end closed both, the answer would be lost; if the end were told once, a reader would wait for ever.
+#[test]
+fn a_half_closed_connection_still_answers_and_its_end_is_final() {
+    run(async {
+        let (one, two) = pair().await;
+        one.write_all("question").await.0.expect("the peer is there");
+        one.shutdown(Shutdown::Write).await.expect("it is connected");
+        let (read, buf) = two.read_exact(Vec::with_capacity(8)).await;
+        read.expect("it was sent");
+        assert_eq!(buf, b"question");
+        for _ in 0..3 {
+            assert!(two.recv().await.expect("an end is no error").is_empty());
+            let (read, buf) = two.read(vec![1; 4]).await;
+            assert_eq!((read.expect("an end is no error"), buf.len()), (0, 0));
+        }
+        two.write_all("answer").await.0.expect("the other direction is open");
+        drop(two);
+        let (read, buf) = one.read_exact(vec![9; 10]).await;
+        assert_eq!(read.expect_err("it is shorter").kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(buf, b"answer", "the buffer holds what came");
+    });
+}
+
+// The owned writing half is how a task says that it is done: its drop must reach the peer, that of the other must not.
+#[test]
+fn halves_end_their_own_direction_only() {
+    run(async {
+        let (one, two) = pair().await;
+        let (read, write) = one.into_split();
+        write.write_all("ab").await.0.expect("the peer is there");
+        drop(write);
+        assert_eq!(&two.recv().await.expect("data")[..], b"ab");
+        assert!(two.recv().await.expect("an end").is_empty());
+        two.write_all("cd").await.0.expect("the reading half is there");
+        assert_eq!(&read.recv().await.expect("data")[..], b"cd");
+
+        let (one, two) = pair().await;
+        let (read, write) = one.into_split();
+        let (other, _) = pair().await.0.into_split();
+        let ReuniteError(_, write) = other.reunite(write).expect_err("another stream's");
+        let one = read.reunite(write).expect("the same stream's");
+        let (_, write) = one.split();
+        write.write_all("ef").await.0.expect("not shut down by taking it apart");
+        assert_eq!(&two.recv().await.expect("data")[..], b"ef");
+    });
+}
+
+// A reset that read as an end would pass for a complete message.
+#[test]
+fn a_reset_is_an_error_for_reader_and_writer() {
+    run(async {
+        for armed in [true, false] {
+            let (one, two) = pair().await;
+            two.write_all("last").await.0.expect("the peer is there");
+            if armed {
+                assert_eq!(&one.recv().await.expect("data")[..], b"last");
+            } else {
+                assert_eq!(one.read(vec![0; 4]).await.0.expect("data"), 4);
+            }
+            two.set_linger(Some(Duration::ZERO)).expect("an option");
+            drop(two);
+            let error = if armed {
+                one.recv().await.map(drop).expect_err("the peer reset the connection")
+            } else {
+                one.read(vec![0; 4]).await.0.expect_err("the peer reset the connection")
+            };
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            let error = one.write_all("x").await.0.expect_err("nobody is there");
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe, "and no signal ended the process");
+        }
+    });
+}
+
+// A partial write that is taken for a whole one, or started again from the beginning, breaks the echo.
+#[test]
+fn a_megabyte_comes_back_through_either_call() {
+    run(async {
+        let data = pattern(1 << 20, 3);
+        for by_recv in [true, false] {
+            let (one, two) = pair().await;
+            let echo = spawn_local(async move {
+                let mut buf = vec![0; 10_000];
+                loop {
+                    if by_recv {
+                        let data = two.recv().await.expect("the peer is there");
+                        if data.is_empty() {
+                            return;
+                        }
+                        two.write_all(data).await.0.expect("the peer is there");
+                    } else {
+                        let (read, data) = two.read(buf).await;
+                        if read.expect("the peer is there") == 0 {
+                            return;
+                        }
+                        let (written, mut data) = two.write_all(data).await;
+                        written.expect("the peer is there");
+                        data.resize(10_000, 0);
+                        buf = data;
+                    }
+                }
+            });
+            let (read, write) = one.into_split();
+            let (sent, mut rest) = (data.clone(), Vec::with_capacity(data.len()));
+            let writer = spawn_local(async move { write.write_all(sent).await.0 });
+            while rest.len() < data.len() {
+                rest.extend_from_slice(&read.recv().await.expect("the echo goes on"));
+            }
+            assert!(rest == data, "the echo is not what was sent");
+            writer.await.expect("no panic").expect("all was taken");
+            echo.await.expect("no panic");
+        }
+    });
+}
+
+// 8 MiB do not fit the socket's buffers: what is counted as sent must be exactly what arrives.
+#[test]
+fn a_large_vectored_write_sends_what_it_says() {
+    run(async {
+        let (one, peer) = with_peer(|mut peer| {
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).map(|_| got)
+        })
+        .await;
+        let bufs: Vec<Vec<u8>> = (0..2000).map(|n| pattern(4096, n)).collect();
+        let (sent, bufs) = one.write_vectored(bufs).await;
+        let sent = sent.expect("the peer reads");
+        assert!(sent > 0);
+        one.shutdown(Shutdown::Write).await.expect("it is connected");
+        let got = peer.join().expect("the peer ran").expect("the stream ended well");
+        assert_eq!(got.len(), sent);
+        assert!(got == bufs.concat()[..sent], "the bytes are not those of the buffers, in order");
+    });
+}
+
+// What waits with the socket when it is handed over would be missing from the stream.
+#[test]
+fn into_std_gives_what_was_received_and_refuses_while_others_hold_the_stream() {
+    run(async {
+        let (one, two) = pair().await;
+        two.write_all("abcdef").await.0.expect("the peer is there");
+        let data = one.recv().await.expect("data");
+        assert_eq!(&data[..], b"abcdef");
+        two.write_all("more to").await.0.expect("the peer is there");
+        while one.socket_waits() == 0 {
+            turn().await;
+        }
+        let pending = one.write("");
+        let refused = one.into_std().await.expect_err("a write is there");
+        assert_eq!(refused.error().kind(), ErrorKind::ResourceBusy);
+        let (_, one) = refused.into_parts();
+        drop(pending);
+        two.write_all(" come").await.0.expect("the peer is there");
+        drop(two);
+        let (mut std_stream, mut unread) = one.into_std().await.expect("nobody else holds it");
+        assert!(unread.starts_with(b"more to"));
+        let rest = thread::spawn(move || {
+            let mut rest = Vec::new();
+            std_stream.read_to_end(&mut rest).map(|_| rest)
+        });
+        unread.extend(rest.join().expect("no panic").expect("the stream ended well"));
+        assert_eq!(unread, b"more to come");
+    });
+}
+
+// A stream in non-blocking mode would make every read fail at once with EAGAIN.
+#[test]
+fn streams_of_std_in_either_mode_become_ours() {
+    run(async {
+        let std_listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+        std_listener.set_nonblocking(true).expect("a mode");
+        let listener = TcpListener::from_std(std_listener).expect("a mode");
+        let std_stream = StdStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
+        std_stream.set_nonblocking(true).expect("a mode");
+        let one = TcpStream::from_std(std_stream).expect("a mode");
+        let (two, peer) = listener.accept().await.expect("a connection");
+        assert_eq!(peer, one.local_addr().expect("connected"));
+        assert_eq!(one.peer_addr().expect("connected"), two.local_addr().expect("connected"));
+        let reader = spawn_local(async move { one.read(Vec::with_capacity(9)).await });
+        turn().await;
+        two.write_all("hello").await.0.expect("the peer is there");
+        let (read, buf) = reader.await.expect("no panic");
+        assert_eq!(read.expect("it waits for data"), 5);
+        assert_eq!(buf, b"hello");
+    });
+}
+
+// Direct descriptors take their own path through accept (one at a time, with the address) and have no options.
+#[test]
+fn a_listener_of_direct_descriptors_serves() {
+    run(async {
+        let listener = TcpListener::builder().direct(true).bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("the listener itself has a descriptor");
+        let mut dice = Dice(3);
+        for round in 0..50u32 {
+            let peer = thread::spawn(move || {
+                let mut peer = StdStream::connect(addr).expect("somebody listens");
+                peer.write_all(&round.to_le_bytes()).expect("room");
+                let mut answer = [0; 4];
+                peer.read_exact(&mut answer).expect("it is echoed");
+                (answer, peer.local_addr().expect("connected"))
+            });
+            let (stream, from) = loop {
+                if let Some(accepted) = within(dice.below(3), listener.accept()).await {
+                    break accepted.expect("accepting works");
+                }
+            };
+            let data = stream.recv().await.expect("data");
+            stream.write_all(data).await.0.expect("the peer is there");
+            let (answer, peer) = peer.join().expect("the peer ran");
+            assert_eq!((answer, peer), (round.to_le_bytes(), from));
+            assert_eq!(stream.peer_addr().expect("known since the accept"), from);
+            assert_eq!(stream.nodelay().expect_err("no options").kind(), ErrorKind::Unsupported);
+            let refused = stream.into_std().await.expect_err("it belongs to the ring");
+            assert_eq!(refused.error().kind(), ErrorKind::Unsupported);
+        }
+    });
+}
+
+// A refusal that ended the listener would take the service down with the first shortage; one that was not told would be
+// a listener that is silent for no reason. Two indices are all there are: the third connection has no room.
+#[test]
+fn a_refused_accept_is_told_and_accepting_goes_on() {
+    run_with(|config| config.direct_descriptors = 2, async {
+        let listener = TcpListener::builder().direct(true).bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("bound");
+        let mut held = Vec::new();
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            peers.push(TcpStream::connect(addr).await.expect("the backlog has room"));
+        }
+        for _ in 0..2 {
+            held.push(listener.accept().await.expect("there is room").0);
+        }
+        // The kernel has taken the connection by then, and closes it.
+        let error = listener.accept().await.expect_err("there is no room");
+        assert_eq!(error.raw_os_error(), Some(libc::ENFILE));
+        held.clear();
+        turn().await;
+        peers.push(TcpStream::connect(addr).await.expect("the backlog has room"));
+        listener.accept().await.expect("there is room again");
+    });
+}
+
+// The same for ordinary descriptors, in a process of its own, since the limit is the process's.
+#[test]
+fn a_shortage_of_descriptors_is_told_and_accepting_goes_on() {
+    const NAME: &str = "net::tests::a_shortage_of_descriptors_is_told_and_accepting_goes_on";
+    if std::env::var_os("VELOQ_TEST_CHILD").is_none() {
+        let test = std::env::current_exe().expect("a test is a program");
+        let child = std::process::Command::new(test)
+            .args([NAME, "--exact", "--nocapture"])
+            .env("VELOQ_TEST_CHILD", "1")
+            .output()
+            .expect("a program can be run");
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+        return;
+    }
+    run(async {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let (listener, addr) = listen().await;
+        // The kernel takes the limit down when the accept is armed, which is at the first call.
+        let peer = StdStream::connect(addr).expect("the backlog has room");
+        let before = getrlimit(Resource::Nofile);
+        let mut none = before;
+        none.current = Some(0);
+        setrlimit(Resource::Nofile, none).expect("a limit can be lowered");
+        for _ in 0..3 {
+            let error = listener.accept().await.expect_err("there is no descriptor for it");
+            assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+        }
+        setrlimit(Resource::Nofile, before).expect("up to the hard limit");
+        let (_, from) = listener.accept().await.expect("it waited in the backlog");
+        assert_eq!(from, peer.local_addr().expect("connected"));
+    });
+}
+
+// A name that resolves to several addresses of which the first refuses (::1 for `localhost`) must still connect.
+#[test]
+fn connecting_tries_every_address_and_resolves_names() {
+    run(async {
+        let (listener, addr) = listen().await;
+        let refused = {
+            let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+            gone.local_addr().expect("bound")
+        };
+        TcpStream::connect([refused, addr]).await.expect("the second listens");
+        TcpStream::connect(("localhost", addr.port())).await.expect("a name");
+        TcpStream::connect(format!("localhost:{}", addr.port())).await.expect("a name and a port");
+        TcpStream::connect(&addr.to_string()).await.expect("an address in letters");
+        let error = TcpStream::connect(refused).await.expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        for wrong in ["", "localhost", ":80", "127.0.0.1:port", "localhost:70000"] {
+            let error = TcpStream::connect(wrong).await.expect_err("not an address");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{wrong:?}");
+        }
+        let none: &[SocketAddr] = &[];
+        assert_eq!(TcpStream::connect(none).await.expect_err("none").kind(), ErrorKind::InvalidInput);
+        let mut incoming = listener.incoming();
+        for _ in 0..4 {
+            incoming.next().await.expect("it never ends").expect("a connection");
+        }
+    });
+}
+
+// A backlog that is full does not answer: without the bound the task would wait for minutes.
+#[test]
+fn a_connect_that_is_not_answered_times_out() {
+    run(async {
+        let listener = TcpListener::builder().backlog(0).bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("bound");
+        let mut connected = Vec::new();
+        let error = loop {
+            match TcpStream::connect_timeout(addr, Duration::from_millis(50)).await {
+                Ok(stream) => connected.push(stream),
+                Err(error) => break error,
+            }
+            assert!(connected.len() < 100, "a backlog of 0 takes only a few");
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    });
+}
+
+#[test]
+fn options_are_set_and_read_back() {
+    run(async {
+        let (one, _two) = pair().await;
+        one.set_nodelay(true).expect("an option");
+        assert!(one.nodelay().expect("an option"));
+        one.set_linger(Some(Duration::from_secs(3))).expect("an option");
+        assert_eq!(one.linger().expect("an option"), Some(Duration::from_secs(3)));
+        one.set_linger(None).expect("an option");
+        one.set_ttl(42).expect("an option");
+        assert_eq!(one.ttl().expect("an option"), 42);
+        one.set_keepalive(true).expect("an option");
+        assert!(one.keepalive().expect("an option"));
+        one.set_recv_buffer_size(16 * 1024).expect("an option");
+        one.set_send_buffer_size(16 * 1024).expect("an option");
+        assert!(one.recv_buffer_size().expect("an option") >= 16 * 1024);
+        assert!(one.send_buffer_size().expect("an option") >= 16 * 1024);
+        assert!(one.take_error().expect("an option").is_none());
+    });
+}
+
+#[test]
+fn datagrams_go_there_and_back_on_both_families() {
+    run(async {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let one = UdpSocket::bind(host).await.expect("loopback can be bound");
+            let two = UdpSocket::bind(host).await.expect("loopback can be bound");
+            let (to, from) = (two.local_addr().expect("bound"), one.local_addr().expect("bound"));
+            assert_eq!(one.send_to("ping", to).await.0.expect("sent"), 4);
+            let (received, buf) = two.recv_from(vec![0; 100]).await;
+            assert_eq!((received.expect("it arrived"), &buf[..]), ((4, from), &b"ping"[..]));
+            two.connect(from).await.expect("an address");
+            assert_eq!(two.peer_addr().expect("connected"), from);
+            assert_eq!(two.send("pong").await.0.expect("sent"), 4);
+            assert_eq!(one.recv(Vec::with_capacity(2)).await.1, b"po", "the rest of a datagram is lost");
+            assert_eq!(two.send("").await.0.expect("an empty one is one"), 0);
+            assert_eq!(one.recv_from(vec![1; 9]).await.0.expect("it arrived"), (0, to));
+        }
+    });
+}
+
+// A datagram for a dropped future would be gone, though the kernel had it: over loopback, with room, none is lost.
+#[test]
+fn dropped_receives_lose_no_datagram() {
+    const DATAGRAMS: u32 = 2000;
+    run(async {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+        let addr = socket.local_addr().expect("bound");
+        let sender = thread::spawn(move || {
+            let sender = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback can be bound");
+            let mut word = [0; 4];
+            for number in 0..DATAGRAMS {
+                sender.send_to(&number.to_le_bytes(), addr).expect("sent");
+                // At most 32 ahead of the receiver, whose buffer in the kernel holds many more.
+                if number % 32 == 31 {
+                    sender.recv(&mut word).expect("the receiver says go on");
+                }
+            }
+        });
+        let (mut dice, mut dropped, mut expected) = (Dice(9), 0, 0);
+        while expected < DATAGRAMS {
+            match within(dice.below(2), socket.recv_from(vec![0; 16])).await {
+                None => dropped += 1,
+                Some((received, buf)) => {
+                    let (_, from) = received.expect("it arrived");
+                    let number = u32::from_le_bytes(buf.try_into().expect("four bytes"));
+                    assert_eq!(number, expected, "lost, doubled or out of order");
+                    if number % 32 == 31 {
+                        socket.send_to(vec![0; 4], from).await.0.expect("sent");
+                    }
+                    expected += 1;
+                }
+            }
+        }
+        assert!(dropped >= 50, "only {dropped} receives were dropped: the run shows nothing");
+        sender.join().expect("the sender ran");
+        let (_, unread) = socket.into_std().await.expect("nobody else holds it");
+        assert!(unread.is_empty());
+    });
+}
+
+// A slice of a buffer must be filled where it lies, also in several steps and from the stash.
+#[test]
+fn read_exact_fills_a_slice_and_leaves_the_rest_of_the_buffer() {
+    run(async {
+        let (one, two) = pair().await;
+        two.write_all("abc").await.0.expect("the peer is there");
+        let waits = spawn_local(async move {
+            let (read, part) = one.read_exact(vec![b'-'; 10].slice(2..8)).await;
+            read.map(|()| part.into_inner())
+        });
+        for _ in 0..10 {
+            turn().await;
+        }
+        two.write_all("def").await.0.expect("the peer is there");
+        assert_eq!(waits.await.expect("no panic").expect("six bytes"), b"--abcdef--");
+    });
+}

@@ -378,6 +378,9 @@ impl<B: IoBufMut> RecvFrom<B> {
 /// The sender of a datagram on an internet socket.
 fn sender(from: Option<SocketAddr>) -> io::Result<SocketAddr> {
     from.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "the datagram's sender has no address that is IPv4 or IPv6")
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the datagram's sender has no address that is IPv4 or IPv6",
+        )
     })
 }
