@@ -285,6 +285,7 @@ impl Parser {
     }
 
     /// The number in the line at `self.at`, behind its first byte; steps behind the line. `None` while the line is open.
+    #[inline]
     fn number(
         &mut self,
         data: &[u8],
@@ -306,6 +307,17 @@ impl Parser {
             self.searched = self.at;
             return Ok(Some(value));
         }
+        self.unusual_number(data, malformed, too_long)
+    }
+
+    /// The same for a line that is not whole, or not a plain number.
+    #[cold]
+    fn unusual_number(
+        &mut self,
+        data: &[u8],
+        malformed: ProtocolError,
+        too_long: ProtocolError,
+    ) -> Result<Option<i64>, ProtocolError> {
         match self.line_end(data, b'\r') {
             // The byte behind `\r` belongs to the line, whatever it is.
             Line::End(end) if end + 1 < data.len() => {
