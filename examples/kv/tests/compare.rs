@@ -16,6 +16,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -89,7 +90,11 @@ trait Peer {
 
 type Line = (char, Vec<Vec<u8>>);
 
+/// There is one Redis: tests that flush it take turns.
+static REDIS: Mutex<()> = Mutex::new(());
+
 fn compare(kv: impl Fn() -> Box<dyn Peer>, redis: impl Fn() -> Box<dyn Peer>) {
+    let _turn = REDIS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut differences = 0;
     let mut report = |what: &str, ours: &[u8], theirs: &[u8]| {
         if ours != theirs {
