@@ -19,7 +19,6 @@ use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use super::{
 };
 use crate::io::buf::{IoBuf, IoBufMut};
 use crate::io::op::net::{Recv, RecvMany, Send, kept_whole};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Turns after which a test has failed, because what it waits for never comes.
 const TURNS_MAX: usize = 200_000;
@@ -231,6 +231,16 @@ impl Tracked {
         // SAFETY: `len` initialised bytes, this buffer's own until it is dropped, and not the kernel's: an operation
         // that is in flight owns its buffer.
         unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+}
+
+impl Tracked {
+    /// What no program can do without `unsafe`: writes to the buffer after it was given away.
+    fn scribbler(&self) -> impl FnOnce() + use<> {
+        let base = self.base;
+        // SAFETY: the memory is never freed; whoever has it is not running meanwhile. That it is not ours to write is the
+        // hazard that is to be noticed.
+        move || unsafe { base.write(1) }
     }
 }
 

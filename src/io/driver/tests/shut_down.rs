@@ -41,7 +41,10 @@ struct InFlight {
 
 impl InFlight {
     fn start<T: Operation>(&mut self, rig: &Rig, operation: T) {
-        let mut op = rig.op(operation);
+        self.keep_polled(rig.op(operation));
+    }
+
+    fn keep_polled<T: Operation>(&mut self, mut op: Op<T>) {
         if poll_once(&mut op).is_pending() {
             self.keep(op);
         }
@@ -127,14 +130,6 @@ fn start_all(rig: &Rig, yard: &Graveyard, flight: &mut InFlight) -> Vec<SharedDe
 
 fn own_end() -> OwnedFd {
     std::os::unix::net::UnixStream::pair().expect("a pair of sockets").0.into()
-}
-
-impl InFlight {
-    fn keep_polled<T: Operation>(&mut self, mut op: Op<T>) {
-        if poll_once(&mut op).is_pending() {
-            self.keep(op);
-        }
-    }
 }
 
 /// One driver's life. Data arrives right before the end, so that the kernel is in the middle of it.

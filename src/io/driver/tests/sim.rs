@@ -134,11 +134,11 @@ fn writing_to_memory_that_the_kernel_has_is_noticed() {
     let yard = Graveyard::default();
     let (one, other) = rig.pair();
     let buf = yard.buf(16);
-    let base = buf.base;
+    let scribble = buf.scribbler();
     let mut read = rig.recv(&one, buf);
     assert!(poll_once(&mut read).is_pending());
     rig.driver.process_completions().expect("it never fails");
-    scribble(base);
+    scribble();
     let noticed = catch_unwind(AssertUnwindSafe(|| {
         rig.send_all(&other, b"x");
         rig.turn_until(|| rig.driver.in_flight() == 0);
@@ -147,13 +147,6 @@ fn writing_to_memory_that_the_kernel_has_is_noticed() {
     let message = panic.downcast_ref::<String>().expect("a message");
     assert!(message.contains("somebody wrote to memory that the kernel had"), "{message}");
     std::mem::forget((rig, read));
-}
-
-/// What no program can do without `unsafe`: writes to a buffer that it has given away.
-#[expect(unsafe_code, reason = "the hazard itself")]
-fn scribble(base: *mut u8) {
-    // SAFETY: a tracked buffer's memory is never freed, and the simulated kernel does not run meanwhile.
-    unsafe { base.write(1) };
 }
 
 /// Descriptors of the process mean nothing here: they must be refused with a typed error.
