@@ -1,0 +1,465 @@
+//! One client's connection: bytes in, commands run, replies out, in order.
+//!
+//! ```text
+//! receive ─▶ run: parse and run command after command ─▶ settle: fetch what other shards owe ─▶ send ─▶ receive
+//!                 ▲                                │
+//!                 └────────── go on ◀── pause: a command that must wait for something
+//! ```
+//!
+//! Commands on keys of this worker's shard run at once, straight from the receive buffer into the output. One for another
+//! shard leaves a *hole* in the output and goes into that shard's batch; at the end of the stretch the batches travel, all
+//! at the same time, and their replies fill the holes. So a pipeline costs one round trip over the mesh, not one for each
+//! command. Each shard runs its part in the order in which the client said it; once this worker's own shard has something in
+//! a batch (its gate was closed, or a command was split), later commands for it go there too.
+//!
+//! A command that is for the server rather than for keys (CLIENT LIST, a RENAME over two shards) is a *pause*: what came
+//! before it is settled first.
+//!
+//! While replies are being sent the connection goes on receiving, up to the bound of a query: a client that writes a long
+//! pipeline before it reads would otherwise wait for us as we wait for it.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, join_all, select};
+
+use crate::batch::Batch;
+use crate::command::{self, Command};
+use crate::node::{Client, Node, Refused, State, add, now_ms, now_us};
+use crate::plan::{Merge, Route, route};
+use crate::resp::{Args, Encoder, Parser};
+use crate::session::{Action, Session};
+use crate::txn::{Transaction, Work, Worked};
+
+/// Output is sent when it has come to so much, however long the pipeline: the client can read while we go on.
+const SEND_AT: usize = 256 * 1024;
+
+/// Bytes that a connection's buffers keep between requests. An idle client must not hold what a large value once took.
+const KEEP: usize = 16 * 1024;
+
+/// Serves a client until it has gone, or must go.
+pub async fn serve(node: Rc<Node>, client: Rc<Client>) {
+    let session = client.session.borrow().clone();
+    let mut connection = Connection {
+        parser: Parser::new(node.config.limits.value_max),
+        batches: (0..node.keyspace.shards()).map(|_| None).collect(),
+        spare: Vec::new(),
+        session,
+        input: Vec::new(),
+        arrived: Vec::new(),
+        out: Vec::new(),
+        holes: Vec::new(),
+        ended: false,
+        node: Rc::clone(&node),
+        client: Rc::clone(&client),
+    };
+    // An error is the client's end, in one of the ways in which connections end.
+    let _ended = connection.run_until_closed().await;
+    node.dismiss(&client);
+}
+
+/// A connection's state between two pieces of input.
+struct Connection {
+    node: Rc<Node>,
+    client: Rc<Client>,
+    session: Session,
+    parser: Parser,
+    /// The beginning of a request whose rest has not arrived.
+    input: Vec<u8>,
+    /// What came while replies were being sent.
+    arrived: Vec<u8>,
+    /// Replies, with holes.
+    out: Vec<u8>,
+    /// What is missing in `out`, in order.
+    holes: Vec<Hole>,
+    /// What goes to each shard at the end of the stretch.
+    batches: Vec<Option<Batch>>,
+    /// Empty batches, for their memory.
+    spare: Vec<Batch>,
+    /// The client sends no more.
+    ended: bool,
+}
+
+/// A reply that another shard owes, and where in the output it belongs.
+struct Hole {
+    at: usize,
+    owed: Owed,
+}
+
+/// Whose replies fill a hole: shards, and the numbers of the commands in their batches.
+enum Owed {
+    One(u32, usize),
+    Merged(Merge, Vec<(u32, usize)>),
+}
+
+/// Why a stretch of commands ended.
+enum Pause {
+    /// All complete requests were run.
+    Input,
+    /// There is enough to send.
+    Output,
+    /// What is owed must be settled before the next command.
+    Barrier,
+    /// Close when the output has been sent.
+    Close,
+    /// A command over several shards, all or nothing.
+    Transaction(Transaction),
+    /// A command about the server.
+    Action(Action),
+}
+
+impl Connection {
+    async fn run_until_closed(&mut self) -> std::io::Result<()> {
+        while !self.ended {
+            let data = self.client.stream.recv().await?;
+            if data.is_empty() {
+                break;
+            }
+            self.client.active.set(Instant::now());
+            add(&self.node.counters.bytes_in, data.len() as u64);
+            if self.input.is_empty() {
+                // The usual case: whole requests, run from the buffer that the kernel filled.
+                let Some(rest) = self.run_all(&data).await? else { break };
+                self.input.extend_from_slice(&data[rest..]);
+            } else {
+                self.input.extend_from_slice(&data);
+                if !self.run_input().await? {
+                    break;
+                }
+            }
+            drop(data);
+            while !self.arrived.is_empty() {
+                let arrived = std::mem::take(&mut self.arrived);
+                self.input.extend_from_slice(&arrived);
+                if !self.run_input().await? {
+                    return Ok(());
+                }
+            }
+            self.make_room()?;
+        }
+        Ok(())
+    }
+
+    /// Runs what has been put together in `input`. Says whether the connection stays open.
+    async fn run_input(&mut self) -> std::io::Result<bool> {
+        let mut input = std::mem::take(&mut self.input);
+        let Some(rest) = self.run_all(&input).await? else { return Ok(false) };
+        input.drain(..rest);
+        self.input = input;
+        Ok(true)
+    }
+
+    /// Sizes `input` for the rest of the request that has begun.
+    fn make_room(&mut self) -> std::io::Result<()> {
+        let len = self.input.len();
+        self.client.input.set(len);
+        if len > self.node.config.limits.query_max {
+            return Err(std::io::ErrorKind::QuotaExceeded.into());
+        }
+        if len == 0 {
+            self.input.shrink_to(KEEP);
+        } else if self.parser.missing() > KEEP {
+            // A large value, whose length is known: its room is made once.
+            self.input.reserve(self.parser.missing());
+        }
+        Ok(())
+    }
+
+    /// Runs every complete request in `data` and sends the replies. Gives where the rest begins, or `None` to close.
+    async fn run_all(&mut self, data: &[u8]) -> std::io::Result<Option<usize>> {
+        let mut at = 0;
+        loop {
+            let (consumed, pause) = self.run(&data[at..]);
+            at += consumed;
+            self.settle().await;
+            if self.ended {
+                self.send().await?;
+                return Ok(None);
+            }
+            let more = match pause {
+                Pause::Input => false,
+                Pause::Output | Pause::Barrier => true,
+                Pause::Close => {
+                    self.send().await?;
+                    return Ok(None);
+                }
+                Pause::Transaction(transaction) => {
+                    self.transact(transaction).await;
+                    true
+                }
+                Pause::Action(action) => {
+                    if self.act(action).await == Next::Close {
+                        self.send().await?;
+                        return Ok(None);
+                    }
+                    true
+                }
+            };
+            self.client.session.borrow_mut().clone_from(&self.session);
+            if !more || self.out.len() >= SEND_AT {
+                self.send().await?;
+            }
+            if !more {
+                return Ok(Some(at));
+            }
+        }
+    }
+
+    /// Runs commands until one must wait. Gives how many bytes they took.
+    fn run(&mut self, data: &[u8]) -> (usize, Pause) {
+        let now = now_ms();
+        let node = Rc::clone(&self.node);
+        let Connection { session, parser, out, holes, batches, spare, .. } = self;
+        let State { shard, journal, gate } = &mut *node.state.borrow_mut();
+        let mut push = |batches: &mut Vec<Option<Batch>>, to: u32, command, args: &mut dyn Iterator<Item = &[u8]>, hash, call| {
+            let batch = batches[to as usize].get_or_insert_with(|| spare.pop().unwrap_or_default());
+            batch.push(command, args, hash, call)
+        };
+        let mut commands = 0;
+        let mut at = 0;
+        let pause = loop {
+            if out.len() >= SEND_AT {
+                break Pause::Output;
+            }
+            let frame = match parser.parse(&data[at..]) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break Pause::Input,
+                Err(error) => {
+                    // The reply comes behind those that are owed.
+                    if holes.is_empty() {
+                        error.encode(out);
+                        break Pause::Close;
+                    }
+                    break Pause::Barrier;
+                }
+            };
+            let (args, len) = (frame.args, frame.len);
+            if args.is_empty() {
+                at += len;
+                continue;
+            }
+            let command = match command::resolve(&args) {
+                Ok(command) => command,
+                Err(rejection) => {
+                    rejection.encode(&args, &mut Encoder::new(out, session.protocol));
+                    at += len;
+                    continue;
+                }
+            };
+            let call = session.call(now);
+            match route(command, &args, &node.keyspace, session.db) {
+                Route::Shard { shard: to, hash } if to == node.index && gate.is_open() && batches[to as usize].is_none() => {
+                    shard.execute(command, &args, hash, &call, out, journal);
+                }
+                Route::Shard { shard: to, hash } => {
+                    let number = push(batches, to, command, &mut args.iter(), hash, call);
+                    holes.push(Hole { at: out.len(), owed: Owed::One(to, number) });
+                }
+                Route::Split(split) => {
+                    let numbers = split.parts.iter().map(|part| {
+                        (part.shard, push(batches, part.shard, part.command, &mut part.args(&args), part.hash, call))
+                    });
+                    let owed = Owed::Merged(split.merge, numbers.collect());
+                    holes.push(Hole { at: out.len(), owed });
+                }
+                Route::Transaction | Route::Connection if !holes.is_empty() => break Pause::Barrier,
+                Route::Transaction => {
+                    at += len;
+                    commands += 1;
+                    session.last = command.name;
+                    break Pause::Transaction(Transaction::new(node.next_txn(), command, &args, &node.keyspace, call));
+                }
+                Route::Connection => {
+                    let action = run_here(session, command, &args, &node, out);
+                    if action != Action::Done {
+                        at += len;
+                        commands += 1;
+                        session.last = command.name;
+                        break Pause::Action(action);
+                    }
+                }
+            }
+            at += len;
+            commands += 1;
+            session.last = command.name;
+        };
+        add(&node.counters.commands, commands);
+        (at, pause)
+    }
+
+    /// Sends the batches and fills the holes; then waits until what changed here is as durable as promised.
+    async fn settle(&mut self) {
+        if self.holes.is_empty() {
+            if let Err(refused) = self.node.commit().await {
+                self.refuse(&refused);
+            }
+            return;
+        }
+        let node = &self.node;
+        let mut done: Vec<Option<Batch>> = self.batches.iter().map(|_| None).collect();
+        let sent = self.batches.iter_mut().enumerate().filter_map(|(to, batch)| {
+            let to = u32::try_from(to).expect("shards are few");
+            let batch = batch.take()?;
+            Some(async move { (to, node.work(to, Work::Batch(batch)).await) })
+        });
+        let mut refused = self.node.commit().await.err();
+        for (from, answer) in join_all(sent).await {
+            match answer {
+                Ok(Worked::Batch(batch)) => done[from as usize] = Some(batch),
+                Ok(Worked::Step(_)) => panic!("a batch comes back as a batch"),
+                Err(why) => refused = Some(why),
+            }
+        }
+        match refused {
+            Some(refused) => self.refuse(&refused),
+            None => self.fill_holes(&done),
+        }
+        for mut batch in done.into_iter().flatten() {
+            batch.clear();
+            self.spare.push(batch);
+        }
+    }
+
+    /// Puts the replies where they belong.
+    fn fill_holes(&mut self, done: &[Option<Batch>]) {
+        let reply = |(shard, number): (u32, usize)| {
+            done[shard as usize].as_ref().expect("every batch has come back").reply(number)
+        };
+        let with_holes = std::mem::take(&mut self.out);
+        let mut from = 0;
+        for hole in self.holes.drain(..) {
+            self.out.extend_from_slice(&with_holes[from..hole.at]);
+            from = hole.at;
+            match hole.owed {
+                Owed::One(shard, number) => self.out.extend_from_slice(reply((shard, number))),
+                Owed::Merged(merge, parts) => {
+                    let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
+                    merge.encode(parts.iter().copied().map(reply), now_us(), &mut encoder);
+                }
+            }
+        }
+        self.out.extend_from_slice(&with_holes[from..]);
+    }
+
+    /// Answers a stretch whose effects are not safe: nothing of it may be acknowledged, so the connection ends with the
+    /// reason.
+    fn refuse(&mut self, refused: &Refused) {
+        self.holes.clear();
+        self.out.clear();
+        let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
+        encoder.error(format!("MISCONF Errors writing to the AOF file: {}", refused.0));
+        self.ended = true;
+    }
+
+    /// Runs a transaction to its end, in a task of its own: shards that it holds must be released even if the client goes.
+    async fn transact(&mut self, mut transaction: Transaction) {
+        let node = Rc::clone(&self.node);
+        let task = veloq::spawn_local(async move {
+            let mut answer = None;
+            while let Some((shard, step)) = transaction.next(answer.take()) {
+                match node.work(shard, Work::Step(step)).await? {
+                    Worked::Step(step) => answer = Some(step),
+                    Worked::Batch(_) => panic!("a step comes back as a step"),
+                }
+            }
+            Ok::<_, Refused>(transaction)
+        });
+        match task.await {
+            Ok(Ok(transaction)) => self.out.extend_from_slice(transaction.reply()),
+            Ok(Err(refused)) => self.refuse(&refused),
+            Err(_) => self.refuse(&Refused("the server is stopping".to_owned())),
+        }
+    }
+
+    /// Does what a command about the server asks.
+    async fn act(&mut self, action: Action) -> Next {
+        let node = Rc::clone(&self.node);
+        match action {
+            Action::Done => {}
+            Action::Close => return Next::Close,
+            Action::Sleep(time) => {
+                // As in Redis the worker stands still, with all its clients: that is what the command is for.
+                std::thread::sleep(time.min(Duration::from_secs(3600)));
+            }
+            Action::Info(sections) => {
+                let info = crate::server::info(&node).await;
+                info.encode(&sections, &mut Encoder::new(&mut self.out, self.session.protocol));
+            }
+            Action::Clients(filter) => {
+                let clients = self.clients().await;
+                filter.encode(&clients, &mut Encoder::new(&mut self.out, self.session.protocol));
+            }
+            Action::Kill(filter) => {
+                let clients = self.clients().await;
+                let chosen = filter.choose(&clients, &mut Encoder::new(&mut self.out, self.session.protocol));
+                let own = chosen.contains(&self.session.id);
+                let others: Vec<_> = chosen.into_iter().filter(|id| *id != self.session.id).collect();
+                node.ask_all(async move |node: &Rc<Node>| node.kill(&others).await).await;
+                if own {
+                    return Next::Close;
+                }
+            }
+            Action::ResetStats => {
+                node.ask_all(async |node: &Rc<Node>| node.reset_stats()).await;
+            }
+        }
+        Next::GoOn
+    }
+
+    /// All clients of the server, by id.
+    async fn clients(&self) -> Vec<crate::session::ClientInfo> {
+        self.client.session.borrow_mut().clone_from(&self.session);
+        let mut clients: Vec<_> =
+            self.node.ask_all(async |node: &Rc<Node>| node.client_infos()).await.into_iter().flatten().collect();
+        clients.sort_by_key(|client| client.id);
+        clients
+    }
+
+    /// Sends the output, and keeps receiving meanwhile.
+    async fn send(&mut self) -> std::io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        if self.out.len() > self.node.config.limits.output_max {
+            return Err(std::io::ErrorKind::QuotaExceeded.into());
+        }
+        let out = std::mem::take(&mut self.out);
+        add(&self.node.counters.bytes_out, out.len() as u64);
+        self.client.output.set(out.len());
+        let stream = Rc::clone(&self.client.stream);
+        let mut write = pin!(stream.write_all(out));
+        let (sent, mut out) = loop {
+            if self.ended || self.arrived.len() > self.node.config.limits.query_max {
+                break write.await;
+            }
+            match select(write.as_mut(), pin!(stream.recv())).await {
+                Either::Left((sent, _)) => break sent,
+                Either::Right((Ok(data), _)) if !data.is_empty() => {
+                    add(&self.node.counters.bytes_in, data.len() as u64);
+                    self.arrived.extend_from_slice(&data);
+                }
+                // The stream's end, or its error, comes again at the next receive; the replies go out all the same.
+                Either::Right(_) => break write.await,
+            }
+        };
+        self.client.output.set(0);
+        sent?;
+        out.clear();
+        out.shrink_to(KEEP.max(SEND_AT));
+        self.out = out;
+        Ok(())
+    }
+}
+
+/// Whether a connection goes on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Close,
+}
+
+/// Runs a command that has no keys.
+fn run_here(session: &mut Session, command: &'static Command, args: &Args<'_>, node: &Node, out: &mut Vec<u8>) -> Action {
+    session.run(command, args, now_us(), &node.config.settings, out)
+}

@@ -1,0 +1,322 @@
+//! The server as a whole: start, accept, stop.
+//!
+//! ```text
+//! open the directory ─▶ a node on every worker: recover its shard, open its log ─▶ settle ─▶ bind ─▶ accept on every worker
+//! stop: accept no more ─▶ close connections ─▶ write and sync every log ─▶ drop the nodes, last worker first
+//! ```
+//!
+//! Each worker has a listener of its own on the same address (`SO_REUSEPORT`), so the kernel spreads connections and no
+//! worker hands one to another.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use veloq::net::TcpListener;
+use veloq::task::{CancelToken, JoinHandle};
+use veloq::{Sharded, WorkerId, spawn_local};
+
+use crate::connection;
+use crate::db::Keyspace;
+use crate::limits::{Limits, TOO_MANY_CLIENTS};
+use crate::log::Journal;
+use crate::node::{Config, Node, NodeInfo, State, now_us};
+use crate::options::Options;
+use crate::persist::{self, Opened, Persist};
+use crate::session::{Info, Settings};
+use crate::shard::{DbSize, Shard};
+use crate::txn::Gate;
+
+/// Connections that the kernel holds for a worker that is busy: Redis's default is 511.
+const BACKLOG: u32 = 511;
+
+/// How long connections may take to end when the server stops.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    nodes: Sharded<Rc<Node>>,
+    stopping: CancelToken,
+    accepting: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// Recovers what the logs hold and starts to serve, on every worker of this runtime.
+    ///
+    /// # Errors
+    /// If a log is corrupt or cannot be read or made (the text names file and offset), or the address cannot be bound.
+    pub async fn start(options: &Options) -> io::Result<Server> {
+        let shards = u32::try_from(veloq::workers().len()).expect("workers are few");
+        let limits = options.limits();
+        let durability = options.durability();
+        let (opened, keyspace) = if durability.enabled {
+            let opened = persist::open_dir(&options.dir, shards, durability.fsync).await.map_err(io::Error::other)?;
+            let keyspace = Keyspace::new(shards, opened.seed());
+            (Some(opened), keyspace)
+        } else {
+            (None, Keyspace::new(shards, seed()))
+        };
+        // Bound before the shards recover, so that a wrong address is known at once, and port 0 has a number.
+        let first = listen(options.bind).await?;
+        let addr = first.local_addr()?;
+        let config = Arc::new(Config {
+            settings: settings(options, &limits, addr),
+            limits,
+            fsync: durability.enabled.then_some(durability.fsync),
+            addr,
+            started: Instant::now(),
+            connected: AtomicUsize::new(0),
+        });
+        let nodes = {
+            let (opened, config) = (opened.clone(), Arc::clone(&config));
+            Sharded::start(async move |worker| {
+                start_node(worker, opened.clone(), Arc::clone(&config), keyspace.clone()).await
+            })
+            .await?
+        };
+        if let Some(opened) = &opened {
+            persist::settle(opened).await.map_err(io::Error::other)?;
+        }
+        let stopping = CancelToken::new();
+        let mut server = Server { addr, nodes, stopping, accepting: Vec::new() };
+        server.accept(first).await?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Starts the accept loop of every worker; this one's listener is bound already.
+    async fn accept(&mut self, first: TcpListener) -> io::Result<()> {
+        let here = veloq::current_worker();
+        let node = Rc::clone(&*self.nodes.local()?);
+        node.set_nodes(self.nodes.clone());
+        spawn_local(Rc::clone(&node).tick_forever());
+        let mut first = Some(first);
+        for worker in veloq::workers() {
+            let stopping = self.stopping.child();
+            if worker == here {
+                let listener = first.take().expect("this worker comes once");
+                let node = Rc::clone(&node);
+                self.accepting.push(spawn_local(accept_until(listener, node, stopping)));
+                continue;
+            }
+            let (nodes, addr) = (self.nodes.clone(), self.addr);
+            let started = self.nodes.on(worker, async move |node: &Rc<Node>| {
+                node.set_nodes(nodes);
+                let listener = listen(addr).await?;
+                spawn_local(Rc::clone(node).tick_forever());
+                // Detached: it ends by its token.
+                drop(spawn_local(accept_until(listener, Rc::clone(node), stopping)));
+                Ok::<(), io::Error>(())
+            });
+            started.await??;
+        }
+        Ok(())
+    }
+
+    /// Stops in order: nothing that was acknowledged is lost, whatever `--fsync` says.
+    ///
+    /// # Errors
+    /// If a log could not be written.
+    pub async fn stop(self) -> io::Result<()> {
+        self.stopping.cancel();
+        for accepting in self.accepting {
+            drop(accepting.await);
+        }
+        let mut result = Ok(());
+        for worker in veloq::workers() {
+            let closed = self.nodes.on(worker, async |node: &Rc<Node>| {
+                node.kill_all().await;
+                let deadline = veloq::time::Instant::now() + PATIENCE;
+                while node.connections() > 0 && veloq::time::Instant::now() < deadline {
+                    veloq::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            closed.await?;
+        }
+        for worker in veloq::workers() {
+            let flushed = self.nodes.on(worker, async |node: &Rc<Node>| match node.persist() {
+                Some(persist) => persist.stop().await.map_err(|error| error.to_string()),
+                None => Ok(()),
+            });
+            result = result.and(flushed.await?.map_err(io::Error::other));
+        }
+        // Calls in flight are those of connections that did not end in time; they are dropped with their worker.
+        let _unfinished = self.nodes.stop(Duration::ZERO).await;
+        result
+    }
+
+    /// All nodes, for whoever wants to know more of them.
+    #[must_use]
+    pub fn nodes(&self) -> &Sharded<Rc<Node>> {
+        &self.nodes
+    }
+}
+
+async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::builder().reuse_addr(true).reuse_port(true).backlog(BACKLOG).bind(addr).await
+}
+
+/// Makes a worker's node: its shard as the logs have it, and its log ready for more.
+async fn start_node(
+    worker: WorkerId,
+    opened: Option<Opened>,
+    config: Arc<Config>,
+    keyspace: Keyspace,
+) -> io::Result<Rc<Node>> {
+    let index = u32::try_from(worker.index()).expect("workers are few");
+    let mut shard = Shard::new(index, keyspace.clone(), &config.limits);
+    let recovered = match &opened {
+        Some(opened) => Some(persist::recover(opened, &mut shard).await.map_err(io::Error::other)?),
+        None => None,
+    };
+    let journal = if recovered.is_some() { Journal::new() } else { Journal::off() };
+    let state = Rc::new(RefCell::new(State { shard, journal, gate: Gate::new() }));
+    let node = Node::new(worker, config, keyspace, Rc::clone(&state));
+    if let Some(recovered) = recovered {
+        node.set_persist(Persist::start(recovered, state));
+    }
+    Ok(node)
+}
+
+/// Accepts connections until the server stops.
+async fn accept_until(listener: TcpListener, node: Rc<Node>, stopping: CancelToken) -> io::Result<()> {
+    while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                let _option = stream.set_nodelay(true);
+                match node.admit(stream, peer) {
+                    Ok(client) => drop(spawn_local(connection::serve(Rc::clone(&node), client))),
+                    Err(stream) => drop(spawn_local(async move {
+                        let _told = stream.write_all(TOO_MANY_CLIENTS).await;
+                    })),
+                }
+            }
+            // Out of descriptors, mostly: others may close theirs. Without the pause this would spin.
+            Err(error) => {
+                eprintln!("kv: {:?} cannot accept: {error}", veloq::current_worker());
+                veloq::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What CONFIG GET shows.
+fn settings(options: &Options, limits: &Limits, addr: SocketAddr) -> Settings {
+    let dir = options.dir.canonicalize().unwrap_or_else(|_| options.dir.clone());
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    Settings(vec![
+        ("bind", addr.ip().to_string()),
+        ("port", addr.port().to_string()),
+        ("dir", dir.display().to_string()),
+        ("databases", crate::shard::DATABASES.to_string()),
+        ("maxclients", limits.clients_max.to_string()),
+        ("maxmemory", limits.memory_max.to_string()),
+        ("maxmemory-policy", "noeviction".to_owned()),
+        ("proto-max-bulk-len", limits.value_max.to_string()),
+        ("client-query-buffer-limit", limits.query_max.to_string()),
+        ("appendonly", yes_no(!options.no_log)),
+        ("appendfsync", options.fsync.to_string()),
+        ("save", String::new()),
+        ("timeout", "0".to_owned()),
+        ("tcp-backlog", BACKLOG.to_string()),
+        ("io-threads", veloq::workers().len().to_string()),
+    ])
+}
+
+/// Any number: clients must not be able to choose keys that collide.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(now_us())
+}
+
+/// Gathers INFO from all nodes.
+pub async fn info(node: &Rc<Node>) -> Info {
+    let parts = node.ask_all(async |node: &Rc<Node>| (node.index, node.info())).await;
+    let config = &node.config;
+    let mut info = Info {
+        process_id: std::process::id(),
+        tcp_port: config.addr.port(),
+        now: now_us(),
+        uptime: config.started.elapsed(),
+        executable: std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
+        maxclients: config.limits.clients_max,
+        maxmemory: config.limits.memory_max,
+        aof_enabled: config.fsync.is_some(),
+        databases: vec![DbSize::default(); usize::from(crate::shard::DATABASES)],
+        ..Info::default()
+    };
+    (info.used_memory_rss, info.used_cpu_user, info.used_cpu_sys) = process_usage();
+    for (_, part) in &parts {
+        add_node(&mut info, part);
+    }
+    let metrics = veloq::runtime::Handle::current().metrics();
+    let workers = parts.iter().zip(metrics).map(|((index, part), metrics)| {
+        let line = format!(
+            "clients={},keys={},commands={},operations={},kernel_entries={},mesh_sent={},mesh_received={}",
+            part.clients,
+            part.sizes.iter().map(|db| db.keys).sum::<usize>(),
+            part.commands,
+            metrics.operations,
+            metrics.kernel_entries,
+            metrics.mesh_sent,
+            metrics.mesh_received,
+        );
+        (format!("worker{index}"), line)
+    });
+    info.extra.push(("Workers", workers.collect()));
+    info
+}
+
+fn add_node(info: &mut Info, part: &NodeInfo) {
+    info.connected_clients += part.clients;
+    info.used_memory += part.used;
+    info.total_connections_received += part.accepted;
+    info.rejected_connections += part.rejected;
+    info.total_commands_processed += part.commands;
+    info.total_net_input_bytes += part.bytes_in;
+    info.total_net_output_bytes += part.bytes_out;
+    info.expired_keys += part.expired;
+    info.keyspace_hits += part.stats.hits;
+    info.keyspace_misses += part.stats.misses;
+    for (sum, db) in info.databases.iter_mut().zip(&part.sizes) {
+        sum.keys += db.keys;
+        sum.expires += db.expires;
+    }
+}
+
+/// Resident memory, and CPU time in user and system mode, from `/proc/self/stat`; zeros where there is none.
+fn process_usage() -> (usize, Duration, Duration) {
+    // Clock ticks and pages, as every Linux on x86-64 and arm64 counts them here: 100 a second, 4 KiB.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<u64> = match stat.rsplit_once(") ") {
+        Some((_, rest)) => rest.split(' ').map(|field| field.parse().unwrap_or(0)).collect(),
+        None => Vec::new(),
+    };
+    let field = |n: usize| fields.get(n).copied().unwrap_or(0);
+    let ticks = |n: usize| Duration::from_millis(field(n) * 10);
+    (usize::try_from(field(21) * 4096).unwrap_or(0), ticks(11), ticks(12))
+}
+
+/// The runtime that the options ask for.
+///
+/// # Errors
+/// Those of [`Builder::build`](veloq::runtime::Builder::build).
+pub fn runtime(options: &Options) -> io::Result<veloq::Runtime> {
+    let mut builder = veloq::runtime::Builder::new().pin(!options.no_pin).thread_name("kv");
+    if let Some(workers) = options.workers {
+        builder = builder.workers(workers);
+    }
+    builder.build()
+}
