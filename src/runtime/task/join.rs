@@ -28,6 +28,19 @@ use super::waker;
 ///
 /// Polling is cancel-safe: a handle that was polled in a `select` and lost can be awaited again.
 ///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {
+///     let sum = veloq::spawn_local(async { 3 + 4 });
+///     let broken = veloq::spawn_local(async { if true { panic!("out of luck") } });
+///     assert_eq!(sum.await?, 7);
+///     let error = broken.await.expect_err("it panicked, and only it");
+///     assert!(error.is_panic() && error.to_string().ends_with("panicked: out of luck"));
+///     Ok(())
+/// })
+/// # }
+/// ```
+///
 /// # Panics
 ///
 /// Awaiting a handle again after it has yielded panics.
@@ -60,6 +73,17 @@ impl<T> JoinHandle<T> {
 
     /// Ends the task: its worker drops the future soon, and the handle yields a [`JoinError`] that
     /// [is a cancellation](JoinError::is_cancelled). A task that ends by itself before that yields what it returned.
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {
+    ///     let endless = veloq::spawn_local(std::future::pending::<()>());
+    ///     endless.abort();
+    ///     assert!(endless.await.expect_err("it was aborted").is_cancelled());
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
     pub fn abort(&self) {
         // SAFETY: the handle has a reference.
         unsafe { waker::abort(self.task.task()) };
