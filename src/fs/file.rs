@@ -9,7 +9,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{Alignment, Metadata, OpenOptions, ReadAt, ReadVectoredAt, Transfer, WriteAt, WriteVectoredAt};
+use super::transfer::transfer;
+use super::{Alignment, Metadata, OpenOptions, ReadAt, ReadVectoredAt, WriteAt, WriteVectoredAt};
 use crate::io::buf::{BufResult, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Descriptor, Op, SharedDescriptor};
 use crate::io::op::{
@@ -158,7 +159,7 @@ impl File {
     #[track_caller]
     pub fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> ReadAt<B> {
         let refusal = self.refusal(offset, |check| check(buf.io_ptr(), buf.io_capacity()));
-        Transfer::new(op::fs::ReadAt { fd: Rc::clone(&self.descriptor), buf, offset }, refusal)
+        transfer(op::fs::ReadAt { fd: Rc::clone(&self.descriptor), buf, offset }, refusal)
     }
 
     /// Writes the content of `buf` at `offset`, or the first bytes of it, and yields how many. The file grows if need
@@ -176,7 +177,7 @@ impl File {
     #[track_caller]
     pub fn write_at<B: IoBuf>(&self, buf: B, offset: u64) -> WriteAt<B> {
         let refusal = self.refusal(offset, |check| check(buf.io_ptr(), buf.io_len()));
-        Transfer::new(op::fs::WriteAt { fd: Rc::clone(&self.descriptor), buf, offset }, refusal)
+        transfer(op::fs::WriteAt { fd: Rc::clone(&self.descriptor), buf, offset }, refusal)
     }
 
     /// Reads at `offset` into several buffers, each up to its capacity before the next, and yields how many bytes came
@@ -195,7 +196,7 @@ impl File {
     pub fn read_vectored_at<V: IoBufMutVec>(&self, mut bufs: V, offset: u64) -> ReadVectoredAt<V> {
         let refusal =
             self.refusal(offset, |check| bufs.io_each_mut(|part, len| check(part.cast_const(), len)));
-        Transfer::new(op::fs::ReadVectoredAt { fd: Rc::clone(&self.descriptor), bufs, offset }, refusal)
+        transfer(op::fs::ReadVectoredAt { fd: Rc::clone(&self.descriptor), bufs, offset }, refusal)
     }
 
     /// Writes the contents of several buffers, in order, at `offset`, and yields how many bytes were taken.
@@ -212,7 +213,7 @@ impl File {
     #[track_caller]
     pub fn write_vectored_at<V: IoBufVec>(&self, bufs: V, offset: u64) -> WriteVectoredAt<V> {
         let refusal = self.refusal(offset, |check| bufs.io_each(check));
-        Transfer::new(op::fs::WriteVectoredAt { fd: Rc::clone(&self.descriptor), bufs, offset }, refusal)
+        transfer(op::fs::WriteVectoredAt { fd: Rc::clone(&self.descriptor), bufs, offset }, refusal)
     }
 
     /// Reads at `offset` until `buf` is full.

@@ -55,4 +55,4 @@ pub use file::{AllocateFile, Allocation, File, SyncFile, read, read_to_string, w
 pub use metadata::{FileType, Metadata, exists, metadata, symlink_metadata};
 pub use open_options::OpenOptions;
 pub use read_dir::{DirEntry, ReadDir, read_dir};
-pub use transfer::{ReadAt, ReadVectoredAt, Transfer, WriteAt, WriteVectoredAt};
+pub use transfer::{ReadAt, ReadVectoredAt, WriteAt, WriteVectoredAt};

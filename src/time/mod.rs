@@ -1,7 +1,8 @@
 //! Time: waiting for it, limiting others by it, and telling it.
 //!
 //! - [`sleep`] and [`sleep_until`] wait.
-//! - [`timeout`] and [`timeout_at`] give a future so long and no longer.
+//! - [`timeout`] and [`timeout_at`] give a future so long and no longer; an operation's
+//!   [`deadline`](crate::io::Op::deadline) does so and gives its buffer back.
 //! - [`interval`] and [`interval_at`] tick.
 //! - [`Instant`] is a point in the time of the workers, which a simulation may run faster or slower than the
 //!   wall's.
@@ -17,11 +18,13 @@
 //! spawned task. Elsewhere these functions panic. All futures here are `Send` (as far as what they wrap is):
 //! one that was armed on one worker can be polled or dropped on another.
 
+mod deadline;
 mod instant;
 mod interval;
 mod sleep;
 mod timeout;
 
+pub use deadline::Deadline;
 pub use instant::Instant;
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use super::waiter::Waiter;
 use super::{Completion, DriverHandle, Operation, Token, WeakDriver};
+use crate::io::stash::is_cancelled;
 
 /// What every operation says of itself, whatever the platform.
 ///
@@ -66,11 +67,16 @@ pub trait MultishotLifecycle: OpLifecycle {
 pub struct Op<T: Operation> {
     state: State<T>,
     driver: WeakDriver,
+    /// Set when its deadline has passed: a cancellation is then the deadline's doing, and is reported as such.
+    timed_out: bool,
 }
 
 #[derive(Debug)]
 enum State<T> {
+    /// Will be submitted at the first poll.
     Unsubmitted(T),
+    /// Will not be submitted: it ends with this error at the first poll.
+    Refused(T, io::Error),
     Submitted(Token),
     Finished,
 }
@@ -81,21 +87,23 @@ impl<T: Operation> Unpin for Op<T> {}
 impl<T: Operation> Op<T> {
     /// The future of `operation` on `driver`.
     pub(crate) fn new(operation: T, driver: &DriverHandle) -> Op<T> {
-        Op { state: State::Unsubmitted(operation), driver: driver.downgrade() }
+        Op { state: State::Unsubmitted(operation), driver: driver.downgrade(), timed_out: false }
     }
 
-    /// Asks the kernel to cancel the operation, and keeps waiting for its answer, which may still be a success.
-    pub(crate) fn request_cancel(&mut self) {
+    /// The future of an operation that Veloq can see to be wrong: it gives the error, and the buffer, without submitting.
+    pub(crate) fn refused(operation: T, error: io::Error, driver: &DriverHandle) -> Op<T> {
+        Op { state: State::Refused(operation, error), driver: driver.downgrade(), timed_out: false }
+    }
+
+    /// Asks the kernel to cancel the operation because its time is up, and keeps waiting for its answer. That may still be
+    /// a success; a cancellation is reported as `TimedOut`.
+    pub(crate) fn time_out(&mut self) {
+        self.timed_out = true;
         if let State::Submitted(token) = self.state
             && let Some(driver) = self.driver.upgrade()
         {
             driver.request_cancel(token);
         }
-    }
-
-    /// Whether the operation has been handed to the driver and has not been taken back.
-    pub(crate) fn is_submitted(&self) -> bool {
-        matches!(self.state, State::Submitted(_))
     }
 }
 
@@ -120,8 +128,14 @@ impl<T: Operation> Future for Op<T> {
                     this.state = State::Submitted(token);
                     Poll::Pending
                 }
-                Poll::Ready((operation, completion)) => Poll::Ready(operation.into_output(completion)),
+                Poll::Ready((operation, mut completion)) => {
+                    if this.timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
+                        completion.result = Err(io::ErrorKind::TimedOut.into());
+                    }
+                    Poll::Ready(operation.into_output(completion))
+                }
             },
+            State::Refused(operation, error) => Poll::Ready(operation.into_output(Completion::failed(error))),
             State::Finished => panic!("`Op` polled after it was ready"),
         }
     }
@@ -180,7 +194,7 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
     /// The next answer if one is there (`Some(None)` when all were taken). Does not submit, and does not wait.
     pub(crate) fn try_next(&mut self) -> Option<Option<T::Item>> {
         match self.state {
-            State::Unsubmitted(_) => None,
+            State::Unsubmitted(_) | State::Refused(..) => None,
             State::Finished => Some(None),
             State::Submitted(token) => {
                 let driver = self.driver.upgrade().expect(ENDED);
@@ -210,7 +224,7 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
     pub(crate) fn waiting(&self) -> usize {
         match self.state {
             State::Submitted(token) => self.driver.upgrade().map_or(0, |driver| driver.waiting_items(token)),
-            State::Unsubmitted(_) | State::Finished => 0,
+            State::Unsubmitted(_) | State::Refused(..) | State::Finished => 0,
         }
     }
 

@@ -170,7 +170,7 @@ fn a_cancelled_receive_gives_its_buffer_back() {
         let (one, other) = rig.pair();
         let mut read = rig.recv(&one, vec![0; 8]);
         assert!(poll_once(&mut read).is_pending());
-        read.request_cancel();
+        read.time_out();
         let (result, buf) = rig.run(read);
         assert_eq!(result.expect_err("nothing was sent").raw_os_error(), Some(libc::ECANCELED));
         assert_eq!(buf.len(), 8);
@@ -178,7 +178,7 @@ fn a_cancelled_receive_gives_its_buffer_back() {
         rig.send_all(&other, b"x");
         let mut read = rig.recv(&one, vec![0; 8]);
         assert!(poll_once(&mut read).is_pending());
-        read.request_cancel();
+        read.time_out();
         let (result, buf) = rig.run(read);
         match result {
             Ok(received) => assert_eq!((received, &buf[..]), (1, &b"x"[..])),
