@@ -127,6 +127,7 @@ impl Context {
     pub(crate) fn metrics(&self) -> WorkerMetrics {
         let driver = self.driver.counters();
         let tasks = self.local.counters();
+        let pool = self.pool.stats();
         let (mesh_sent, mesh_received) = self.links.borrow().counts();
         WorkerMetrics {
             turns: self.turns.get(),
@@ -137,6 +138,7 @@ impl Context {
             operations: driver.submitted,
             completions: driver.completions,
             in_flight: self.driver.in_flight() as u64,
+            slots: self.driver.occupied() as u64,
             mesh_sent,
             mesh_received,
             remote_wakes: tasks.wakes_remote,
@@ -145,7 +147,8 @@ impl Context {
             cancels_lost: driver.cancels_lost,
             descriptors_reclaimed: driver.descriptors_reclaimed,
             receive_ring_dry: driver.receive_ring_dry,
-            pool_misses: self.pool.stats().misses,
+            pool_misses: pool.misses,
+            buffers_out: pool.blocks_out as u64,
         }
     }
 }

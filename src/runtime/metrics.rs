@@ -52,6 +52,8 @@ metrics! {
     completions,
     /// Operations whose answer is outstanding, now.
     in_flight,
+    /// Slots of operations that are taken, now: in flight, or answered and not yet asked for.
+    slots,
     /// Tasks sent to other workers over the mesh.
     mesh_sent,
     /// Tasks received from other workers over the mesh.
@@ -70,4 +72,6 @@ metrics! {
     receive_ring_dry,
     /// Buffers that the pool could not give and the heap did.
     pool_misses,
+    /// Blocks of the pool that are lent, now: one for each of its buffers, and one for the receive ring.
+    buffers_out,
 }
