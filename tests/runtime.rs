@@ -106,10 +106,10 @@ fn the_end_drops_tasks_that_never_finish() {
         for worker in workers() {
             let sender = sender.clone();
             let id = spawn_to(worker, async move || {
-                spawn_local(async move {
+                drop(spawn_local(async move {
                     let _kept = OnDrop(sender);
                     std::future::pending::<()>().await;
-                });
+                }));
                 veloq::time::sleep(Duration::from_millis(1)).await;
                 std::thread::current().id()
             });

@@ -5,7 +5,7 @@ pub mod buf;
 #[cfg(not(loom))]
 pub mod driver;
 #[cfg(not(loom))]
-pub(crate) mod op;
+pub mod op;
 #[cfg(not(loom))]
 pub(crate) mod socket;
 #[cfg(not(loom))]

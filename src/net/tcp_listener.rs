@@ -210,6 +210,7 @@ impl TcpListener {
     }
 
     #[cfg(test)]
+    #[cfg(test)]
     pub(super) fn stashed(&self) -> usize {
         match &*self.acceptor.armed.borrow() {
             Some(Armed::Many(many)) => many.waiting(),

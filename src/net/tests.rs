@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -116,16 +117,23 @@ fn dropped_accepts_lose_no_connection() {
     const CONNECTIONS: u32 = 1000;
     run(async {
         let (listener, addr) = listen().await;
+        let (ask, asked) = mpsc::channel::<u32>();
         let clients = thread::spawn(move || {
             let connect = |number: u32| {
                 let mut stream = StdStream::connect(addr).expect("somebody listens");
                 stream.write_all(&number.to_le_bytes()).expect("the connection is there");
                 stream
             };
-            (0..CONNECTIONS).map(connect).collect::<Vec<_>>()
+            asked.into_iter().map(connect).collect::<Vec<_>>()
         });
         let (mut dice, mut dropped, mut numbers) = (Dice(7), 0, BTreeSet::new());
+        let mut wanted = 0;
         while numbers.len() < CONNECTIONS as usize {
+            // Bursts, and pauses in which accepts wait for nothing and are dropped.
+            if wanted < CONNECTIONS && (numbers.len() == wanted as usize || dice.below(4) == 0) {
+                ask.send(wanted).expect("the clients run");
+                wanted += 1;
+            }
             let Some(accepted) = within(dice.below(3), listener.accept()).await else {
                 dropped += 1;
                 continue;
@@ -138,6 +146,7 @@ fn dropped_accepts_lose_no_connection() {
             assert!(numbers.insert(number), "connection {number} came twice");
         }
         assert!(dropped >= 100, "only {dropped} accepts were dropped: the run shows nothing");
+        drop(ask);
         assert_eq!(clients.join().expect("the clients ran").len(), CONNECTIONS as usize);
     });
 }
@@ -145,23 +154,27 @@ fn dropped_accepts_lose_no_connection() {
 /// Receives a stream by every call there is, most of them given up, and compares it with what was sent.
 async fn receive_all(seed: u64) {
     const BYTES: usize = 1 << 19;
-    let sent = pattern(BYTES, seed);
-    let expected = sent.clone();
+    let expected = pattern(BYTES, seed);
+    let sent = expected.clone();
+    let (ask, asked) = mpsc::channel::<usize>();
     let (stream, peer) = with_peer(move |mut peer| {
-        let mut dice = Dice(seed | 1);
         let mut rest = &sent[..];
-        while !rest.is_empty() {
-            let (part, after) = rest.split_at((1 + dice.size(20_000)).min(rest.len()));
+        for len in asked {
+            let (part, after) = rest.split_at(len);
             peer.write_all(part).expect("we read it all");
-            if dice.below(2) == 0 {
-                thread::yield_now();
-            }
             rest = after;
         }
     })
     .await;
     let (mut got, mut dice, mut dropped) = (Vec::with_capacity(BYTES), Dice(seed | 1), 0);
+    let mut wanted = 0;
     while got.len() < BYTES {
+        // Sometimes more is on its way than one receive takes, sometimes nothing and the receive is dropped.
+        if wanted < BYTES && (got.len() == wanted || dice.below(4) == 0) {
+            let len = (1 + dice.size(20_000)).min(BYTES - wanted);
+            ask.send(len).expect("the peer runs");
+            wanted += len;
+        }
         let (turns, size) = (dice.below(3), 1 + dice.size(9000));
         let received = match dice.below(4) {
             0 => within(turns, stream.recv()).await.map(|data| data.expect("the stream is whole").to_vec()),
@@ -198,6 +211,7 @@ async fn receive_all(seed: u64) {
             None => dropped += 1,
         }
     }
+    drop(ask);
     assert!(stream.recv().await.expect("the stream ended well").is_empty());
     assert!(dropped >= 10, "only {dropped} receives were dropped: the run shows nothing");
     peer.join().expect("the peer ran");
@@ -270,6 +284,9 @@ fn a_silent_reader_starves_nobody() {
             // It reads once, and so has a receive armed. What follows it leaves there.
             assert_eq!(&silent.recv().await.expect("a byte")[..], b"x");
             silent.write_all("y").await.0.expect("the peer is there");
+            while silent.socket_waits() < 4 {
+                turn().await;
+            }
             let mut tasks = Vec::new();
             for number in 0..63 {
                 let (stream, peer) = with_peer(move |mut peer| {
@@ -296,11 +313,35 @@ fn a_silent_reader_starves_nobody() {
             for task in join_all(tasks).await {
                 task.expect("it does not panic").join().expect("every echo came back");
             }
-            assert!(DriverHandle::current().counters().receive_ring_dry > 0, "the ring never ran dry");
             let (read, got) = silent.read_exact(vec![0; FLOOD]).await;
             read.expect("it is all there");
             assert!(got == expected, "the silent reader's bytes are not what was sent");
             flooder.join().expect("it was all taken");
+        },
+    );
+}
+
+// A program may keep what it received. If that were all the ring has, every connection would wait for the program.
+#[test]
+fn buffers_that_a_program_keeps_starve_nobody() {
+    run_with(
+        |config| {
+            config.receive_buffers = 2;
+            config.receive_buffer_bytes = 4096;
+        },
+        async {
+            let mut kept = Vec::new();
+            for number in 0..20u8 {
+                let (one, two) = pair().await;
+                two.write_all(vec![number; 10]).await.0.expect("the peer is there");
+                kept.push(one.recv().await.expect("data"));
+                two.write_all(vec![number; 5]).await.0.expect("the peer is there");
+                kept.push(one.recv().await.expect("data, again"));
+            }
+            for (number, pair) in (0u8..).zip(kept.chunks(2)) {
+                assert_eq!((&pair[0][..], &pair[1][..]), (&[number; 10][..], &[number; 5][..]));
+            }
+            assert!(DriverHandle::current().counters().receive_ring_dry > 0, "the ring never ran dry");
         },
     );
 }
@@ -768,6 +809,28 @@ fn dropped_receives_lose_no_datagram() {
         sender.join().expect("the sender ran");
         let (_, unread) = socket.into_std().await.expect("nobody else holds it");
         assert!(unread.is_empty());
+    });
+}
+
+// What a `read_exact` had taken from the stash when it was dropped would be missing from the stream: here it waits, with
+// bytes in hand, for the end of an armed receive.
+#[test]
+fn a_read_exact_that_is_dropped_half_way_unreads() {
+    run(async {
+        let (one, two) = pair().await;
+        assert!(within(1, one.recv()).await.is_none(), "nothing was sent");
+        two.write_all("abcdef").await.0.expect("the peer is there");
+        while one.socket_waits() == 0 {
+            turn().await;
+        }
+        assert_eq!(one.read(Vec::with_capacity(2)).await.1, b"ab");
+        assert!(within(0, one.read_exact(Vec::with_capacity(10))).await.is_none(), "there are four");
+        two.write_all("ghijkl").await.0.expect("the peer is there");
+        // And here with a receive in flight.
+        assert!(within(3, one.read_exact(Vec::with_capacity(11))).await.is_none(), "there are ten");
+        let (read, buf) = one.read_exact(Vec::with_capacity(10)).await;
+        read.expect("ten bytes");
+        assert_eq!(buf, b"cdefghijkl");
     });
 }
 

@@ -3,6 +3,6 @@
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::FileStatus;
+pub(crate) use linux::FileStatus;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Affinity, Mapping, direct_alignment, is_direct, map, monotonic_ns, set_len};

@@ -33,6 +33,8 @@ mod sharded;
 #[cfg(not(loom))]
 pub(crate) mod shared;
 pub(crate) mod task;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub(crate) mod timer;
 #[cfg(not(loom))]
 mod worker;

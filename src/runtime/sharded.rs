@@ -86,7 +86,7 @@ impl<S: 'static> Sharded<S> {
             .map(|worker| {
                 let factory = factory.clone();
                 send(worker, async move || {
-                    let instance = Instance::new(factory(worker).await?);
+                    let instance = Kept::new(factory(worker).await?);
                     Context::current().instances.borrow_mut().insert(key, instance);
                     Ok(())
                 })
@@ -240,6 +240,10 @@ struct Kept<S> {
 }
 
 impl<S: 'static> Kept<S> {
+    fn new(service: S) -> Rc<Kept<S>> {
+        Rc::new(Kept { service, open: Cell::new(true), calls: Cell::new(0), idle: RefCell::new(None) })
+    }
+
     /// This worker's instance of the service with that number.
     fn find(key: u64) -> Option<Rc<Kept<S>>> {
         let instance = Context::current().instances.borrow().get(&key).cloned()?;
@@ -273,12 +277,6 @@ impl<S: 'static> Kept<S> {
 /// This worker's instance of a [`Sharded`] service, held as a call in flight.
 pub struct Instance<S> {
     kept: Rc<Kept<S>>,
-}
-
-impl<S: 'static> Instance<S> {
-    fn new(service: S) -> Rc<Kept<S>> {
-        Rc::new(Kept { service, open: Cell::new(true), calls: Cell::new(0), idle: RefCell::new(None) })
-    }
 }
 
 impl<S> Deref for Instance<S> {

@@ -137,6 +137,15 @@ impl Worker {
         }
     }
 
+    /// Whether another turn would find something to do without the kernel's help. For whoever takes turns of several.
+    #[cfg(test)]
+    pub(crate) fn has_work(&self) -> bool {
+        let parts = &*self.context;
+        let rung = parts.shared.mailbox(parts.id).doorbell().announce_sleep().is_err();
+        parts.shared.mailbox(parts.id).doorbell().wake_up();
+        rung || parts.local.has_ready() || parts.links.borrow().has_unfinished()
+    }
+
     /// Shares the counters with other threads.
     fn publish(&self) {
         let parts = &*self.context;

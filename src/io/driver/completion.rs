@@ -38,11 +38,6 @@ impl Completion {
         Completion::failed(io::Error::from_raw_os_error(libc::ECANCELED))
     }
 
-    /// The number of bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.result.as_ref().map_or(0, |bytes| *bytes as usize)
-    }
-
     /// The answer as a count of bytes.
     pub(crate) fn into_bytes(self) -> io::Result<usize> {
         self.result.map(|bytes| bytes as usize)

@@ -21,7 +21,7 @@ mod capability;
 mod completion;
 mod descriptor;
 mod op;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(test)]
 pub(crate) mod sim;
 mod slab;
 #[cfg(test)]
@@ -198,23 +198,23 @@ pub(crate) unsafe trait PlatformOp<D: Driver>: OpLifecycle {
 }
 
 /// An operation that every backend of this build can encode. Implemented for all of them.
-#[cfg(all(target_os = "linux", not(any(test, feature = "sim"))))]
+#[cfg(all(target_os = "linux", not(test)))]
 #[expect(private_bounds, reason = "sealed: the bounds are the seal")]
 pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> {}
-#[cfg(all(target_os = "linux", not(any(test, feature = "sim"))))]
+#[cfg(all(target_os = "linux", not(test)))]
 impl<T: OpLifecycle + PlatformOp<uring::UringDriver>> Operation for T {}
 
 /// An operation that every backend of this build can encode. Implemented for all of them.
-#[cfg(all(target_os = "linux", any(test, feature = "sim")))]
+#[cfg(all(target_os = "linux", test))]
 #[expect(private_bounds, reason = "sealed: the bounds are the seal")]
 pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver> {}
-#[cfg(all(target_os = "linux", any(test, feature = "sim")))]
+#[cfg(all(target_os = "linux", test))]
 impl<T: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver>> Operation for T {}
 
 /// The backends compiled in; one is chosen when the worker starts.
 #[derive(Debug)]
 #[cfg_attr(
-    any(test, feature = "sim"),
+    test,
     expect(clippy::large_enum_variant, reason = "there is one for each worker, and it is not moved about")
 )]
 pub(crate) enum PlatformDriver {
@@ -222,7 +222,7 @@ pub(crate) enum PlatformDriver {
     #[cfg(target_os = "linux")]
     Uring(uring::UringDriver),
     /// In memory, with a virtual clock and a seeded order of completions.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(test)]
     Sim(sim::SimDriver),
 }
 
@@ -243,7 +243,7 @@ macro_rules! on_backend {
         match $platform {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring($driver) => $body,
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(test)]
             PlatformDriver::Sim($driver) => $body,
         }
     };
@@ -407,11 +407,6 @@ impl DriverHandle {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    /// Whether both are the same worker's.
-    pub(crate) fn is(&self, other: &DriverHandle) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Moves `operation` into a slot and queues it.
     ///
     /// # Errors
@@ -539,7 +534,7 @@ impl DriverHandle {
         let picks_once = match &core.backend {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring(_) => true,
-            #[cfg(any(test, feature = "sim"))]
+            #[cfg(test)]
             PlatformDriver::Sim(_) => false,
         };
         self.0.receivers.set_ring(ring_bytes, config, picks_once);
@@ -595,6 +590,7 @@ impl DriverHandle {
     }
 
     /// Runs `look` with the backend, for tests and for what only one platform has.
+    #[cfg(test)]
     pub(crate) fn with_backend<R>(&self, look: impl FnOnce(&mut PlatformDriver) -> R) -> R {
         look(&mut self.0.core.borrow_mut().backend)
     }

@@ -107,6 +107,17 @@ impl<T: Operation> Op<T> {
     }
 }
 
+impl<T: Operation> Op<T> {
+    /// What the driver calls the operation, from its first poll until it is ready.
+    #[must_use]
+    pub fn token(&self) -> Option<Token> {
+        match self.state {
+            State::Submitted(token) => Some(token),
+            State::Unsubmitted(_) | State::Refused(..) | State::Finished => None,
+        }
+    }
+}
+
 /// Why a future cannot go on: its operation, buffer included, went with the driver.
 const ENDED: &str = "an operation is not polled any more when its runtime has ended";
 
@@ -226,11 +237,6 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
             State::Submitted(token) => self.driver.upgrade().map_or(0, |driver| driver.waiting_items(token)),
             State::Unsubmitted(_) | State::Refused(..) | State::Finished => 0,
         }
-    }
-
-    /// Whether cancellation was requested.
-    pub(crate) fn is_cancelling(&self) -> bool {
-        self.cancelling
     }
 
     /// Whether the terminal answer was taken.

@@ -50,7 +50,7 @@ pub(crate) struct PayloadType {
     /// Finishes an abandoned operation whose terminal completion is in its slot.
     release: fn(&DriverHandle, Token),
     /// Drops the payload where it lies.
-    drop: unsafe fn(*mut u8),
+    drop: unsafe fn(*mut Payload),
 }
 
 impl PayloadType {
@@ -63,7 +63,7 @@ impl PayloadType {
 /// # Safety
 ///
 /// `room` holds a `P` that [`StableSlab::insert`] wrote there and nobody has taken out; the kernel is done with it.
-unsafe fn drop_payload<P>(room: *mut u8) {
+unsafe fn drop_payload<P>(room: *mut Payload) {
     if is_inline::<P>() {
         // SAFETY: the caller vouches for a live `P` at this address, which `insert` aligned.
         unsafe { room.cast::<P>().drop_in_place() }
@@ -455,7 +455,8 @@ impl StableSlab {
         live.then_some(head)
     }
 
-    fn room(&self, index: u32) -> *mut u8 {
+    /// The room of a slot, at the alignment of a [`Payload`].
+    fn room(&self, index: u32) -> *mut Payload {
         let page = &self.pages[(index / SLOTS_PER_PAGE) as usize];
         page[(index % SLOTS_PER_PAGE) as usize].0.get().cast()
     }

@@ -177,6 +177,7 @@ impl ThreadPool {
     }
 
     /// Threads that are there.
+    #[cfg(test)]
     pub(crate) fn threads(&self) -> usize {
         self.shared.lock().threads
     }

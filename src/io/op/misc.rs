@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::seal;
-use crate::io::driver::{Completion, Descriptor, OpLifecycle, SharedDescriptor, Token};
+use super::{seal, start};
+use crate::io::driver::{Completion, Descriptor, Op, OpLifecycle, SharedDescriptor, Token};
 
 /// Does nothing, by way of the kernel.
 #[derive(Debug, Default)]
@@ -28,6 +28,31 @@ pub struct Close {
 #[derive(Debug)]
 pub struct Cancel {
     pub(crate) target: Token,
+}
+
+/// Goes to the kernel and back: what an operation costs at the least.
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+pub fn nop() -> Op<Nop> {
+    start(Nop)
+}
+
+/// Cancels the operation that `target` names ([`Op::token`]), if it is in flight on this worker. That operation still ends
+/// by itself: as cancelled, or with what it achieved.
+///
+/// # Errors
+///
+/// `NotFound` if it has ended, `EALREADY` if it is beyond cancelling.
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+pub fn cancel(target: Token) -> Op<Cancel> {
+    start(Cancel { target })
 }
 
 seal!(Nop, Poll, Close, Cancel);

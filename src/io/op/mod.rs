@@ -1,16 +1,17 @@
 //! Every operation, declared once, whatever the platform.
 //!
-//! An operation is a struct with what it needs (descriptor, buffer, address), its [`OpLifecycle`](crate::io::driver::OpLifecycle) that says what becomes
-//! of the kernel's answer, and a constructor that gives its future. How a kernel is asked is not said here: each backend
-//! has a file of the same name with the encodings, in the same order.
+//! An operation is a struct with what it needs (descriptor, buffer, address) and its
+//! [`OpLifecycle`](crate::io::driver::OpLifecycle), which says what becomes of the kernel's answer. How a kernel is asked is
+//! not said here: each backend has a file of the same name with the encodings, in the same order. Programs meet these
+//! types in the names of futures: a [`File::read_at`](crate::fs::File::read_at) is an [`Op<fs::ReadAt<B>>`](Op).
 //!
 //! Lengths: a kernel transfers at most 2,147,479,552 bytes at a time (Linux's `MAX_RW_COUNT`), so a longer buffer is
 //! read or written in part, as with std.
 #![expect(unsafe_code, reason = "a completed read says how many bytes of a buffer the kernel initialised")]
 
-pub(crate) mod fs;
-pub(crate) mod misc;
-pub(crate) mod net;
+pub mod fs;
+pub mod misc;
+pub mod net;
 
 use crate::io::buf::{BufResult, FixedBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Completion, DriverHandle, Op, Operation};

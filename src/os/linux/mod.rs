@@ -10,4 +10,4 @@ pub(crate) use affinity::Affinity;
 pub(crate) use clock::monotonic_ns;
 pub(crate) use file::{direct_alignment, is_direct, set_len};
 pub(crate) use map::Mapping;
-pub use status::FileStatus;
+pub(crate) use status::FileStatus;

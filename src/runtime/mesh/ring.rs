@@ -123,6 +123,7 @@ impl<T: Send> Producer<T> {
     }
 
     /// Whether the consumer is gone, so that what is pushed now will be dropped unseen.
+    #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         // Relaxed: nothing is read on its account.
         self.block.closed.load(Ordering::Relaxed)
@@ -199,6 +200,7 @@ impl<T: Send> Consumer<T> {
     }
 
     /// Whether the producer is gone. If so, whatever it pushed is visible, and nothing comes after that.
+    #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         // Pairs with the release in `Producer::drop`, after its last `publish`.
         self.block.closed.load(Ordering::Acquire)

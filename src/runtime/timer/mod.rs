@@ -61,6 +61,7 @@ pub(crate) enum Clock {
     #[cfg(not(loom))]
     System,
     /// A number that somebody else moves forward.
+    #[cfg(test)]
     Virtual(Rc<Cell<u64>>),
 }
 
@@ -70,6 +71,7 @@ impl Clock {
         match self {
             #[cfg(not(loom))]
             Clock::System => crate::os::monotonic_ns(),
+            #[cfg(test)]
             Clock::Virtual(now_ns) => now_ns.get(),
         }
     }

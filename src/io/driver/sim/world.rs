@@ -72,7 +72,8 @@ pub(crate) struct SocketId(u64);
 pub(crate) struct SimWorld(Rc<World>);
 
 struct World {
-    now_ns: Cell<u64>,
+    /// Shared with the timers of the workers that live in this world.
+    now_ns: Rc<Cell<u64>>,
     random: Cell<u64>,
     faults: Faults,
     sockets: RefCell<BTreeMap<SocketId, Socket>>,
@@ -117,7 +118,7 @@ impl SimWorld {
     /// A world in which `seed` decides.
     pub(crate) fn new(seed: u64, faults: Faults) -> SimWorld {
         SimWorld(Rc::new(World {
-            now_ns: Cell::new(0),
+            now_ns: Rc::default(),
             random: Cell::new(seed),
             faults,
             sockets: RefCell::default(),
@@ -130,6 +131,11 @@ impl SimWorld {
     }
 
     /// The virtual clock.
+    pub(crate) fn clock(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.0.now_ns)
+    }
+
+    /// The time.
     pub(crate) fn now_ns(&self) -> u64 {
         self.0.now_ns.get()
     }

@@ -44,7 +44,7 @@ fn a_stale_completion_is_counted_and_changes_nothing() {
     slab.complete(second, answer(21));
     assert_eq!(slab.stale(), 4, "a second terminal answer is one too many");
     let (number, completion) = slab.take::<u64>(second);
-    assert_eq!((number, completion.bytes()), (2, 20));
+    assert_eq!((number, completion.into_bytes().expect("it was a success")), (2, 20));
     let discarded = slab.take_notices().into_iter().filter(|notice| matches!(notice, Notice::Discard(_)));
     assert_eq!(discarded.count(), 4, "what they carried is let go, outside the borrow");
     assert_eq!((slab.in_flight(), slab.occupied()), (0, 0));

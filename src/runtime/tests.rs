@@ -1,0 +1,221 @@
+//! Several workers on one thread, in a simulated world: the same workers, mesh, timers and driver core as in a program,
+//! with a virtual clock and a kernel whose order of answers is seeded.
+//!
+//! Each test runs under many seeds. One that fails prints its seed, and fails under it every time.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::mesh::mailbox::Mailbox;
+use super::shared::Shared;
+use super::task::{JoinHandle, TaskRef};
+use super::timer::Clock;
+use super::worker::Worker;
+use super::worker_id::WorkerId;
+use crate::io::buf::BuddyPool;
+use crate::io::driver::sim::{Faults, SimDriver, SimWorld};
+use crate::io::driver::{DriverConfig, DriverHandle, Op, PlatformDriver};
+use crate::io::op::net::{Recv, Send};
+use crate::spawn_to;
+use crate::sync::Arc;
+use crate::time::{Instant, sleep, timeout};
+
+/// Workers that take turns on this thread.
+struct Crew {
+    world: SimWorld,
+    workers: Vec<Worker>,
+}
+
+impl Crew {
+    fn new(count: usize, seed: u64) -> Crew {
+        let world = SimWorld::new(seed, Faults::SOME);
+        let config = DriverConfig::default();
+        let mailboxes: Box<[_]> = (0..count).map(|_| Mailbox::new(count, || ())).collect();
+        let shared = Arc::new(Shared::new(mailboxes, Duration::from_secs(5)));
+        let workers = (0..count).map(|index| {
+            let sim = SimDriver::new(&world, &config).expect("a simulated driver needs nothing");
+            let driver = DriverHandle::new(PlatformDriver::Sim(sim), &config);
+            let pool = BuddyPool::new(4 << 20).expect("4 MiB can be mapped");
+            driver.register_buffers(&pool, &config);
+            let clock = Clock::Virtual(world.clock());
+            Worker::new(WorkerId::new(index), Arc::clone(&shared), driver, pool, clock, 64)
+        });
+        Crew { workers: workers.collect(), world }
+    }
+
+    /// Starts `work` on worker 0 and takes turns until it has ended. Its result.
+    fn run<T: 'static>(&mut self, work: impl Future<Output = T> + 'static) -> T {
+        let result = Rc::new(RefCell::new(None));
+        let main: JoinHandle<()> = {
+            let (first, result) = (self.workers[0].context(), Rc::clone(&result));
+            let _entered = first.enter();
+            first.spawn_local(async move { *result.borrow_mut() = Some(work.await) })
+        };
+        while !main.is_finished() {
+            // All work first, then all wait: a worker that waits while another is busy only takes what is there.
+            let mut busy = false;
+            for worker in &mut self.workers {
+                let _entered = worker.context().clone().enter();
+                worker.work();
+                busy |= worker.has_work();
+            }
+            for worker in &mut self.workers {
+                let _entered = worker.context().clone().enter();
+                worker.wait(!busy);
+            }
+        }
+        result.take().expect("the main task has left its result")
+    }
+
+    /// Ends every worker; none may leave anything in the kernel.
+    fn end(self) {
+        for worker in self.workers {
+            assert_eq!(worker.end().leaked, 0);
+        }
+        assert_eq!(self.world.sockets_open(), 0, "every descriptor has been closed by its owner");
+    }
+}
+
+/// A worker that slept through a message, or a deadline of the wrong worker, would leave the crew without anything to do,
+/// which the simulated kernel reports as a deadlock.
+#[test]
+fn workers_on_one_thread_talk_and_sleep_on_virtual_time() {
+    for seed in 0..50 {
+        let mut crew = Crew::new(3, seed);
+        let (hops, slept) = crew.run(async {
+            let start = Instant::now();
+            let mut hops = 0;
+            for round in 0..20 {
+                let to = WorkerId::new(round % 3);
+                let hop = spawn_to(to, async move || {
+                    sleep(Duration::from_secs(60)).await;
+                    assert_eq!(crate::current_worker(), to, "a task runs where it was sent");
+                    1
+                });
+                hops += hop.await.expect("it does not panic");
+            }
+            (hops, start.elapsed())
+        });
+        assert_eq!(hops, 20, "seed {seed}");
+        // An hour's sleep is over at once for everybody else, and not a tick early.
+        assert!(
+            slept >= Duration::from_secs(20 * 60) && slept < Duration::from_secs(20 * 61),
+            "seed {seed}: {slept:?}"
+        );
+        crew.end();
+    }
+}
+
+/// Bytes that pass from worker to worker through a pipe whose reads are dropped at random: none may be lost, whatever the
+/// kernel's order of answers.
+#[test]
+fn operations_of_several_workers_are_dropped_and_torn_down_without_a_trace() {
+    for seed in 0..100 {
+        let mut crew = Crew::new(2, seed);
+        let driver = crew.workers[0].context().driver.clone();
+        let total = crew.run(async move {
+            let pair = driver.with_backend(|backend| match backend {
+                PlatformDriver::Sim(sim) => sim.pair(),
+                PlatformDriver::Uring(_) => panic!("this crew lives in a simulated world"),
+            });
+            let (ours, theirs) = pair.expect("a pair can always be had");
+            let (ours, theirs) = (Rc::new(ours), Rc::new(theirs));
+            let stash = Rc::new(crate::io::stash::Stash::default());
+            let received = Rc::new(Cell::new(0usize));
+            for round in 0u64..30 {
+                let buf = vec![7u8; 16];
+                let send = Op::new(Send { fd: Rc::clone(&ours), buf, flags: 0 }, &driver);
+                let sent = crate::spawn_local(send);
+                // The other worker's message keeps it busy while this one's operations are in flight.
+                let ping = spawn_to(WorkerId::new(1), async move || round);
+                let read = async {
+                    std::future::poll_fn(|cx| stash.poll_quiet(cx)).await;
+                    stash.receive_begins();
+                    let kept = crate::io::op::net::kept_whole::<Vec<u8>>;
+                    let recv = Recv {
+                        fd: Rc::clone(&theirs),
+                        buf: Vec::with_capacity(8),
+                        flags: 0,
+                        stash: Some(Rc::clone(&stash)),
+                        kept,
+                    };
+                    Op::new(recv, &driver).await.0
+                };
+                // As often as not the read is given up while the kernel has it.
+                let limit = Duration::from_micros((seed * 31 + round * 17) % 40);
+                if let Ok(Ok(bytes)) = timeout(limit, read).await {
+                    received.set(received.get() + bytes);
+                }
+                assert_eq!(ping.await.expect("it does not panic"), round);
+                let (sent, buf) = sent.await.expect("it does not panic");
+                // A short write sends the rest another time; here only the count matters.
+                let _ = buf;
+                received.set(received.get() + (16 - sent.expect("the peer reads")));
+            }
+            // What is left: in the stash, and in the pipe.
+            drop(ours);
+            loop {
+                std::future::poll_fn(|cx| stash.poll_quiet(cx)).await;
+                while let Some(chunk) = stash.pop() {
+                    received.set(received.get() + chunk.expect("no error was kept").len());
+                }
+                stash.receive_begins();
+                let kept = crate::io::op::net::kept_whole::<Vec<u8>>;
+                let fd = Rc::clone(&theirs);
+                let recv =
+                    Recv { fd, buf: Vec::with_capacity(64), flags: 0, stash: Some(Rc::clone(&stash)), kept };
+                match Op::new(recv, &driver).await.0.expect("the pipe ends in order") {
+                    0 => break,
+                    bytes => received.set(received.get() + bytes),
+                }
+            }
+            received.get()
+        });
+        assert_eq!(total, 30 * 16, "seed {seed}");
+        crew.end();
+    }
+}
+
+/// A crew that ends with messages under way, tasks asleep and operations in flight must drop each exactly once.
+#[test]
+fn a_crew_that_ends_in_the_middle_drops_everything_once() {
+    struct Counted(Arc<crate::sync::atomic::AtomicUsize>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, crate::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    for seed in 0..50 {
+        let dropped = Arc::new(crate::sync::atomic::AtomicUsize::new(0));
+        let mut crew = Crew::new(3, seed);
+        let count = Arc::clone(&dropped);
+        crew.run(async move {
+            for n in 0..300 {
+                let counted = Counted(Arc::clone(&count));
+                drop(spawn_to(WorkerId::new(n % 3), async move || {
+                    let _counted = counted;
+                    sleep(Duration::from_secs(n as u64)).await;
+                }));
+            }
+            sleep(Duration::from_secs(seed)).await;
+        });
+        // One that is in a ring, and belongs to a worker that ends later.
+        let late = {
+            let first = crew.workers[0].context();
+            let _entered = first.enter();
+            let counted = Counted(Arc::clone(&dropped));
+            let work = async move || drop(counted);
+            let (task, handle) = TaskRef::new_remote_at(
+                work,
+                first.shared.mailbox(WorkerId::new(2)),
+                std::panic::Location::caller(),
+            );
+            assert!(first.send(WorkerId::new(2), task).is_ok(), "there is room");
+            handle
+        };
+        crew.end();
+        assert_eq!(dropped.load(crate::sync::atomic::Ordering::Relaxed), 301, "seed {seed}");
+        assert!(late.is_finished());
+    }
+}
