@@ -172,7 +172,7 @@ fn a_cancelled_receive_gives_its_buffer_back() {
         assert!(poll_once(&mut read).is_pending());
         read.time_out();
         let (result, buf) = rig.run(read);
-        assert_eq!(result.expect_err("nothing was sent").raw_os_error(), Some(libc::ECANCELED));
+        assert_eq!(result.expect_err("nothing was sent").kind(), std::io::ErrorKind::TimedOut);
         assert_eq!(buf.len(), 8);
 
         rig.send_all(&other, b"x");
