@@ -330,13 +330,14 @@ fn buffers_that_a_program_keeps_starve_nobody() {
             config.receive_buffer_bytes = 4096;
         },
         async {
-            let mut kept = Vec::new();
+            let (mut kept, mut streams) = (Vec::new(), Vec::new());
             for number in 0..20u8 {
                 let (one, two) = pair().await;
                 two.write_all(vec![number; 10]).await.0.expect("the peer is there");
                 kept.push(one.recv().await.expect("data"));
                 two.write_all(vec![number; 5]).await.0.expect("the peer is there");
                 kept.push(one.recv().await.expect("data, again"));
+                streams.push((one, two));
             }
             for (number, pair) in (0u8..).zip(kept.chunks(2)) {
                 assert_eq!((&pair[0][..], &pair[1][..]), (&[number; 10][..], &[number; 5][..]));
