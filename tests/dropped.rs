@@ -66,7 +66,8 @@ fn operations_dropped_at_random_points_lose_nothing_and_leave_nothing() {
     let content: Vec<u8> = (0..FILE_BYTES).map(|at| byte(seed, at)).collect();
     std::fs::write(&path, content).expect("the file can be written");
 
-    let runtime = Builder::new().workers(WORKERS.into()).pin(false).build().expect("this kernel has io_uring");
+    let runtime =
+        Builder::new().workers(WORKERS.into()).pin(false).build().expect("this kernel has io_uring");
     let handle = runtime.handle();
     let tally = runtime.block_on(async {
         let before = at_rest().await;
@@ -110,7 +111,8 @@ struct Taken {
 async fn at_rest() -> Taken {
     let mut of_workers = Vec::new();
     for worker in workers() {
-        of_workers.push(spawn_to(worker, async move || worker_at_rest(worker).await).await.expect("no panic"));
+        of_workers
+            .push(spawn_to(worker, async move || worker_at_rest(worker).await).await.expect("no panic"));
     }
     let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
     Taken { descriptors, of_workers }
@@ -184,7 +186,9 @@ async fn storm(seed: u64, drops: u64, path: &Path) -> Tally {
         others.push(spawn_local(Rc::clone(&storm).files(path.to_owned(), seed >> 8)));
     }
     others.push(spawn_local(Rc::clone(&storm).datagrams()));
-    others.push(spawn_local(Rc::clone(&storm).timeouts()));
+    for _ in 0..4 {
+        others.push(spawn_local(Rc::clone(&storm).timeouts()));
+    }
 
     let accepts = spawn_local(Rc::clone(&storm).accepts(listener));
     let connects: Vec<_> =
@@ -298,8 +302,7 @@ impl Storm {
         let writer = spawn_local(async move {
             let mut sent = 0;
             while storm.goes_on() {
-                let chunk: Vec<u8> =
-                    (0..=storm.size_below(3_000)).map(|at| byte(seed, sent + at)).collect();
+                let chunk: Vec<u8> = (0..=storm.size_below(3_000)).map(|at| byte(seed, sent + at)).collect();
                 let (written, chunk) = client.write_all(chunk).await;
                 written.expect("the other end reads");
                 sent += chunk.len();
@@ -323,7 +326,9 @@ impl Storm {
     async fn some_bytes(&self, stream: &TcpStream) -> Option<Vec<u8>> {
         loop {
             let bytes = match self.below(5) {
-                0 | 1 => self.toss("recv", stream.recv()).await.map(|data| Vec::from(&data.expect("no error")[..])),
+                0 | 1 => {
+                    self.toss("recv", stream.recv()).await.map(|data| Vec::from(&data.expect("no error")[..]))
+                }
                 2 => {
                     let read = stream.read(Vec::with_capacity(1 + self.size_below(2_000)));
                     self.toss("read", read).await.map(|(read, buf)| {
@@ -470,7 +475,7 @@ impl Storm {
     /// Waits for nothing, for a while that hardly ever ends first.
     async fn timeouts(self: Rc<Storm>) {
         while self.goes_on() {
-            let limit = Duration::from_micros(1 << self.below(24));
+            let limit = Duration::from_micros(1 << self.below(15));
             let waiting = timeout(limit, std::future::pending::<()>());
             if let Some(waited) = self.toss("timeout", waiting).await {
                 waited.expect_err("nothing comes");
