@@ -208,15 +208,6 @@ impl TcpListener {
     fn options(&self) -> io::Result<socket2::SockRef<'_>> {
         options(&self.acceptor.fd)
     }
-
-    #[cfg(test)]
-    #[cfg(test)]
-    pub(super) fn stashed(&self) -> usize {
-        match &*self.acceptor.armed.borrow() {
-            Some(Armed::Many(many)) => many.waiting(),
-            _ => 0,
-        }
-    }
 }
 
 /// Options of a [`TcpListener`] that is not there yet.
