@@ -1,0 +1,209 @@
+//! Promise: who has nothing to do costs nothing, and who has much to do pays the kernel once for much of it.
+//!
+//! Told by the workers' own counters: turns and kernel entries. Each test looks at a runtime of its own from outside; they take
+//! turns, because one of them asks what CPU time the process used.
+
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::thread;
+use std::time::Duration;
+
+use veloq::net::{TcpListener, TcpStream};
+use veloq::runtime::{Builder, Handle, WorkerMetrics};
+use veloq::task::CancelToken;
+use veloq::{WorkerId, spawn_local};
+
+/// How long idleness is watched. A worker that spins makes a hundred thousand turns in it.
+const WATCHED: Duration = Duration::from_millis(300);
+
+/// Connections that are busy at once.
+const CONNECTIONS: u64 = 64;
+
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn runtime(workers: usize) -> veloq::Runtime {
+    Builder::new().workers(workers).pin(false).build().expect("this kernel has io_uring")
+}
+
+/// A worker that looks about once in a while, or that returns from its park for no reason, has turned when it is looked at
+/// again; one that spins has used the CPU. With an operation armed and a timer far away, as any server has.
+#[test]
+fn an_idle_runtime_makes_no_turns_and_uses_no_cpu() {
+    let _turn = one_at_a_time();
+    let runtime = runtime(2);
+    let (handle, stop) = (runtime.handle(), CancelToken::new());
+    let (watcher, stopped) = (handle.clone(), stop.clone());
+    let watcher = thread::spawn(move || {
+        let before = settled(&watcher);
+        let cpu_before = cpu_time();
+        thread::sleep(WATCHED);
+        let (cpu, after) = (cpu_time() - cpu_before, watcher.metrics());
+        stop.cancel();
+        (before, after, cpu)
+    });
+    runtime.block_on(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let _accepting = spawn_local(async move { listener.accept().await.map(drop) });
+        let _far = spawn_local(veloq::time::sleep(Duration::from_secs(3_600)));
+        stopped.cancelled().await;
+    });
+    let (before, after, cpu) = watcher.join().expect("it does not panic");
+    assert_eq!(after, before, "nothing happens while nothing happens");
+    assert!(cpu < WATCHED / 10, "{cpu:?} of CPU time in {WATCHED:?} of idleness");
+    // Counters are published with each park. Turns made without parking would have come to light at the latest here.
+    for (before, after) in before.iter().zip(handle.metrics()) {
+        assert!(after.turns - before.turns <= 4, "{} turns to stop", after.turns - before.turns);
+        assert!(after.parks - before.parks <= 4, "{} parks to stop", after.parks - before.parks);
+    }
+}
+
+/// A system call in each turn, to see whether there is anything, shows as entries that grow with the turns.
+#[test]
+fn a_turn_with_nothing_for_the_kernel_makes_no_system_call() {
+    const TURNS: u64 = 1_000;
+    let _turn = one_at_a_time();
+    let (before, after) = runtime(1).block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let _accepting = spawn_local(async move { listener.accept().await.map(drop) });
+        let before = turned(128).await;
+        (before, turned(before.turns + TURNS).await)
+    });
+    assert!(after.turns - before.turns >= TURNS);
+    assert_eq!(after.kernel_entries, before.kernel_entries, "in {} turns", after.turns - before.turns);
+    assert_eq!(after.parks, before.parks, "there was always something ready");
+}
+
+/// An entry for each operation is what a runtime costs that submits at once, or that reaps one at a time.
+///
+/// Both ends on one worker: then how many are ready together does not depend on who runs how fast.
+#[test]
+fn one_kernel_entry_carries_the_operations_of_many_busy_connections() {
+    let _turn = one_at_a_time();
+    let worker = runtime(1).block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        spawn_local(serve(listener));
+        ask(address, 50).await;
+        latest().await
+    });
+    let (operations, entries) = (worker.operations, worker.kernel_entries);
+    assert!(operations >= 2 * 50 * CONNECTIONS, "void: {operations} operations");
+    assert!(operations >= 16 * entries, "{operations} operations in {entries} entries");
+}
+
+/// The same where client and server are runtimes of their own, on threads of their own, and one may run ahead of the other.
+/// Per request the server has one operation, the answer's send: requests come by receives that stay armed.
+#[test]
+fn a_server_batches_what_its_clients_send_together() {
+    let _turn = one_at_a_time();
+    let (address, addresses) = std::sync::mpsc::channel();
+    let stop = CancelToken::new();
+    let stopped = stop.clone();
+    let server = thread::spawn(move || {
+        runtime(1).block_on(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            address.send(listener.local_addr().expect("it is bound")).expect("somebody waits for it");
+            spawn_local(serve(listener));
+            stopped.cancelled().await;
+            latest().await
+        })
+    });
+    let address = addresses.recv().expect("it listens");
+    runtime(1).block_on(ask(address, 200));
+    stop.cancel();
+    let worker = server.join().expect("it does not panic");
+    let (carried, entries) = (worker.operations + worker.completions, worker.kernel_entries);
+    assert!(worker.operations >= 200 * CONNECTIONS, "void: {} operations", worker.operations);
+    assert!(carried >= 8 * entries, "{carried} operations and answers in {entries} entries");
+}
+
+/// Echoes on every connection that comes.
+async fn serve(listener: TcpListener) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("there are descriptors left");
+        spawn_local(async move {
+            while let Ok(data) = stream.recv().await {
+                if data.is_empty() || stream.write_all(data).await.0.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// Asks on all connections at once, so many times.
+async fn ask(address: std::net::SocketAddr, rounds: u8) {
+    let clients: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            spawn_local(async move {
+                let stream = TcpStream::connect(address).await.expect("it listens");
+                stream.set_nodelay(true).expect("it is TCP");
+                for round in 0..rounds {
+                    let (sent, _) = stream.write_all(vec![round; 100]).await;
+                    sent.expect("it is connected");
+                    let (read, answer) = stream.read_exact(Vec::with_capacity(100)).await;
+                    read.expect("it is echoed");
+                    assert_eq!(answer, [round; 100]);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.expect("it does not panic");
+    }
+}
+
+/// The workers' counters once they stand still: after that, nobody has anything left to do. The bound is on how often is
+/// looked, not on time.
+fn settled(handle: &Handle) -> Vec<WorkerMetrics> {
+    let mut before = handle.metrics();
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(50));
+        let now = handle.metrics();
+        if now == before && now.iter().all(|worker| worker.parks > 0) {
+            return now;
+        }
+        before = now;
+    }
+    panic!("an idle runtime does not come to rest: {before:?}");
+}
+
+/// This worker's counters, after yielding until it has made so many turns. A busy worker publishes every 64.
+async fn turned(turns: u64) -> WorkerMetrics {
+    loop {
+        let now = Handle::current().metrics()[0];
+        if now.turns >= turns {
+            return now;
+        }
+        yield_now().await;
+    }
+}
+
+/// This worker's counters as of now: it publishes before it sleeps.
+async fn latest() -> WorkerMetrics {
+    veloq::time::sleep(Duration::from_millis(1)).await;
+    Handle::current().metrics()[WorkerId::new(0).index()]
+}
+
+/// CPU time that the process has used.
+fn cpu_time() -> Duration {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(clock).expect("CPU time is not negative")
+}
+
+/// Lets the other ready tasks run first.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
