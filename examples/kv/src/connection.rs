@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, join_all, select};
 
 use crate::batch::Batch;
-use crate::command::{self, Command};
+use crate::command::{self, Command, Rejection};
 use crate::node::{Client, Node, Refused, State, add, now_ms, now_us};
 use crate::plan::{Merge, Route, route};
 use crate::resp::{Args, Encoder, Parser};
@@ -210,9 +210,16 @@ impl Connection {
     fn run(&mut self, data: &[u8]) -> (usize, Pause) {
         let now = now_ms();
         let node = Rc::clone(&self.node);
+        // A log that cannot be written makes the shard read-only.
+        let failure = node.persist().and_then(|persist| persist.failure());
         let Connection { session, parser, out, holes, batches, spare, .. } = self;
         let State { shard, journal, gate } = &mut *node.state.borrow_mut();
-        let mut push = |batches: &mut Vec<Option<Batch>>, to: u32, command, args: &mut dyn Iterator<Item = &[u8]>, hash, call| {
+        let mut push = |batches: &mut Vec<Option<Batch>>,
+                        to: u32,
+                        command,
+                        args: &mut dyn Iterator<Item = &[u8]>,
+                        hash,
+                        call| {
             let batch = batches[to as usize].get_or_insert_with(|| spare.pop().unwrap_or_default());
             batch.push(command, args, hash, call)
         };
@@ -241,15 +248,28 @@ impl Connection {
             }
             let command = match command::resolve(&args) {
                 Ok(command) => command,
+                Err(Rejection::Foreign) => {
+                    // Somebody speaks HTTP to us, perhaps because a web page made a browser do so: not a word.
+                    out.clear();
+                    holes.clear();
+                    break Pause::Close;
+                }
                 Err(rejection) => {
                     rejection.encode(&args, &mut Encoder::new(out, session.protocol));
                     at += len;
                     continue;
                 }
             };
+            if let Some(failure) = failure.as_ref().filter(|_| command.is_write()) {
+                misconfigured(failure, &mut Encoder::new(out, session.protocol));
+                at += len;
+                continue;
+            }
             let call = session.call(now);
             match route(command, &args, &node.keyspace, session.db) {
-                Route::Shard { shard: to, hash } if to == node.index && gate.is_open() && batches[to as usize].is_none() => {
+                Route::Shard { shard: to, hash }
+                    if to == node.index && gate.is_open() && batches[to as usize].is_none() =>
+                {
                     shard.execute(command, &args, hash, &call, out, journal);
                 }
                 Route::Shard { shard: to, hash } => {
@@ -258,7 +278,10 @@ impl Connection {
                 }
                 Route::Split(split) => {
                     let numbers = split.parts.iter().map(|part| {
-                        (part.shard, push(batches, part.shard, part.command, &mut part.args(&args), part.hash, call))
+                        (
+                            part.shard,
+                            push(batches, part.shard, part.command, &mut part.args(&args), part.hash, call),
+                        )
                     });
                     let owed = Owed::Merged(split.merge, numbers.collect());
                     holes.push(Hole { at: out.len(), owed });
@@ -268,7 +291,13 @@ impl Connection {
                     at += len;
                     commands += 1;
                     session.last = command.name;
-                    break Pause::Transaction(Transaction::new(node.next_txn(), command, &args, &node.keyspace, call));
+                    break Pause::Transaction(Transaction::new(
+                        node.next_txn(),
+                        command,
+                        &args,
+                        &node.keyspace,
+                        call,
+                    ));
                 }
                 Route::Connection => {
                     let action = run_here(session, command, &args, &node, out);
@@ -348,7 +377,7 @@ impl Connection {
         self.holes.clear();
         self.out.clear();
         let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
-        encoder.error(format!("MISCONF Errors writing to the AOF file: {}", refused.0));
+        misconfigured(refused, &mut encoder);
         self.ended = true;
     }
 
@@ -410,8 +439,13 @@ impl Connection {
     /// All clients of the server, by id.
     async fn clients(&self) -> Vec<crate::session::ClientInfo> {
         self.client.session.borrow_mut().clone_from(&self.session);
-        let mut clients: Vec<_> =
-            self.node.ask_all(async |node: &Rc<Node>| node.client_infos()).await.into_iter().flatten().collect();
+        let mut clients: Vec<_> = self
+            .node
+            .ask_all(async |node: &Rc<Node>| node.client_infos())
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
         clients.sort_by_key(|client| client.id);
         clients
     }
@@ -452,6 +486,11 @@ impl Connection {
     }
 }
 
+/// Says that the log cannot be written, as Redis words it.
+fn misconfigured(why: &dyn std::fmt::Display, out: &mut Encoder<'_>) {
+    out.error(format!("MISCONF Errors writing to the AOF file: {why}"));
+}
+
 /// Whether a connection goes on.
 #[derive(PartialEq, Eq)]
 enum Next {
@@ -460,6 +499,12 @@ enum Next {
 }
 
 /// Runs a command that has no keys.
-fn run_here(session: &mut Session, command: &'static Command, args: &Args<'_>, node: &Node, out: &mut Vec<u8>) -> Action {
+fn run_here(
+    session: &mut Session,
+    command: &'static Command,
+    args: &Args<'_>,
+    node: &Node,
+    out: &mut Vec<u8>,
+) -> Action {
     session.run(command, args, now_us(), &node.config.settings, out)
 }

@@ -49,7 +49,8 @@ type Latencies = Histogram<u32>;
 /// Those of the server's start and stop, and of the client.
 pub fn run(options: &Options, time: Duration) -> io::Result<()> {
     let dir = std::env::temp_dir().join(format!("veloq-kv-demo-{}", std::process::id()));
-    let options = Options { bind: SocketAddr::from(([127, 0, 0, 1], 0)), dir: dir.clone(), ..options.clone() };
+    let options =
+        Options { bind: SocketAddr::from(([127, 0, 0, 1], 0)), dir: dir.clone(), ..options.clone() };
     let shown = server::runtime(&options)?.block_on(show(&options, time));
     let removed = if options.no_log { Ok(()) } else { std::fs::remove_dir_all(&dir) };
     shown.and(removed)
@@ -59,12 +60,16 @@ pub fn run(options: &Options, time: Duration) -> io::Result<()> {
 async fn show(options: &Options, time: Duration) -> io::Result<()> {
     let server = Server::start(options).await?;
     let (addr, workers) = (server.addr(), veloq::workers().len());
-    println!("{workers} workers serve {addr}; {CLIENTS} clients send SET and GET over loopback for {time:?}\n");
+    println!(
+        "{workers} workers serve {addr}; {CLIENTS} clients send SET and GET over loopback for {time:?}\n"
+    );
     let stop = Arc::new(AtomicBool::new(false));
     let (report, reports) = mpsc::channel();
     let client = {
         let stop = Arc::clone(&stop);
-        thread::Builder::new().name("kv-client".to_owned()).spawn(move || drive(addr, workers, &stop, &report))?
+        thread::Builder::new()
+            .name("kv-client".to_owned())
+            .spawn(move || drive(addr, workers, &stop, &report))?
     };
     let mut table = Table::new(server.nodes().local()?.ask_all(node_info).await);
     let end = veloq::time::Instant::now() + time;
@@ -110,7 +115,11 @@ impl Table {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "rates are shown to a few digits")]
-    fn show(&mut self, infos: Vec<NodeInfo>, reports: impl Iterator<Item = Vec<Latencies>>) -> io::Result<()> {
+    fn show(
+        &mut self,
+        infos: Vec<NodeInfo>,
+        reports: impl Iterator<Item = Vec<Latencies>>,
+    ) -> io::Result<()> {
         let mut latencies: Vec<Latencies> = infos.iter().map(|_| latencies()).collect();
         for report in reports {
             for (sum, part) in latencies.iter_mut().zip(&report) {
@@ -160,19 +169,26 @@ struct Driver {
 }
 
 fn latencies() -> Latencies {
-    Latencies::new_with_max(60_000_000, 3).expect("a minute in microseconds, to three digits, is a valid histogram")
+    Latencies::new_with_max(60_000_000, 3)
+        .expect("a minute in microseconds, to three digits, is a valid histogram")
 }
 
 /// The client's thread: connects, and sends until told to stop. Gives the number of requests.
-fn drive(addr: SocketAddr, workers: usize, stop: &AtomicBool, report: &mpsc::Sender<Vec<Latencies>>) -> io::Result<u64> {
+fn drive(
+    addr: SocketAddr,
+    workers: usize,
+    stop: &AtomicBool,
+    report: &mpsc::Sender<Vec<Latencies>>,
+) -> io::Result<u64> {
     let driver = Rc::new(Driver {
         latencies: RefCell::new((0..workers).map(|_| latencies()).collect()),
         requests: Cell::new(0),
     });
     let shared = Rc::clone(&driver);
     Builder::new().workers(1).pin(false).thread_name("kv-client").build()?.block_on(async move {
-        let mut clients: Vec<_> =
-            (0..CLIENTS).map(|number| veloq::spawn_local(request_forever(addr, number, Rc::clone(&shared)))).collect();
+        let mut clients: Vec<_> = (0..CLIENTS)
+            .map(|number| veloq::spawn_local(request_forever(addr, number, Rc::clone(&shared))))
+            .collect();
         let fresh = || (0..workers).map(|_| latencies()).collect();
         // Relaxed: as where it is set.
         while !stop.load(Ordering::Relaxed) {
@@ -195,7 +211,9 @@ async fn request_forever(addr: SocketAddr, number: u64, driver: Rc<Driver>) -> i
     let (sent, _) = stream.write_all("CLIENT ID\r\n".to_owned()).await;
     sent?;
     let reply = stream.recv().await?;
-    let id = std::str::from_utf8(&reply).ok().and_then(|reply| reply.trim().strip_prefix(':')?.parse::<u64>().ok());
+    let id = std::str::from_utf8(&reply)
+        .ok()
+        .and_then(|reply| reply.trim().strip_prefix(':')?.parse::<u64>().ok());
     let id = id.ok_or_else(|| io::Error::other("CLIENT ID is not a number"))?;
     let workers = driver.latencies.borrow().len();
     let worker = usize::try_from(id - 1).expect("ids are counted") % workers;

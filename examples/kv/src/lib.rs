@@ -1,6 +1,6 @@
-//! A Redis-protocol key-value server on Veloq.
+//! A Redis-protocol key-value server on Veloq: each worker has a shard of the keys, a listener, and a log.
 //!
-//! This half knows nothing of sockets, files or tasks: bytes go in, bytes come out. A request passes the modules in this
+//! Most of it knows nothing of sockets, files or tasks: bytes go in, bytes come out. A request passes these modules in this
 //! order:
 //!
 //! 1. [`resp`] cuts it out of the receive buffer,
@@ -11,18 +11,27 @@
 //! 6. [`log`] remembers what it changed.
 //!
 //! [`limits`] is what is refused, [`glob`] matches patterns, [`float`] adds as Redis adds.
+//!
+//! The rest puts that on Veloq: a [`connection`] per client, a [`node`] per worker, its log on files ([`persist`]), the
+//! [`server`] as a whole, its [`options`], and a [`demo`] that drives it.
 #![forbid(unsafe_code)]
 
 pub mod batch;
 pub mod command;
+pub mod connection;
 pub mod db;
+pub mod demo;
 pub mod exec;
 pub mod float;
 pub mod glob;
 pub mod limits;
 pub mod log;
+pub mod node;
+pub mod options;
+pub mod persist;
 pub mod plan;
 pub mod resp;
+pub mod server;
 pub mod session;
 pub mod shard;
 pub mod txn;

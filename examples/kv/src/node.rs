@@ -93,6 +93,12 @@ type Answer = Result<Worked, Refused>;
 #[derive(Debug, Clone)]
 pub struct Refused(pub String);
 
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a node counts besides its shard's statistics.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -146,7 +152,12 @@ pub struct NodeInfo {
 impl Node {
     /// The node of a worker, over its recovered shard.
     #[must_use]
-    pub fn new(worker: WorkerId, config: Arc<Config>, keyspace: Keyspace, state: Rc<RefCell<State>>) -> Rc<Node> {
+    pub fn new(
+        worker: WorkerId,
+        config: Arc<Config>,
+        keyspace: Keyspace,
+        state: Rc<RefCell<State>>,
+    ) -> Rc<Node> {
         let shards = keyspace.shards();
         Rc::new(Node {
             index: u32::try_from(worker.index()).expect("workers are few"),
@@ -242,7 +253,8 @@ impl Node {
     /// Sends what is in the outbox for a shard, and hands the answers out.
     async fn send(self: Rc<Node>, shard: u32) {
         let letters = std::mem::take(&mut *self.outboxes[shard as usize].borrow_mut());
-        let (works, waiting): (Vec<_>, Vec<_>) = letters.into_iter().map(|letter| (letter.work, letter.answer)).unzip();
+        let (works, waiting): (Vec<_>, Vec<_>) =
+            letters.into_iter().map(|letter| (letter.work, letter.answer)).unzip();
         let worker = WorkerId::new(shard as usize);
         let answers = self.nodes().on(worker, async move |node: &Rc<Node>| node.receive(works).await).await;
         let answers = match answers {
@@ -268,7 +280,10 @@ impl Node {
     }
 
     /// Asks every node the same, and gives their answers by worker. Those of nodes that are stopping are left out.
-    pub async fn ask_all<R: Send + 'static>(&self, ask: impl AsyncFnOnce(&Rc<Node>) -> R + Clone + Send + 'static) -> Vec<R> {
+    pub async fn ask_all<R: Send + 'static>(
+        &self,
+        ask: impl AsyncFnOnce(&Rc<Node>) -> R + Clone + Send + 'static,
+    ) -> Vec<R> {
         let mut answers = Vec::new();
         for worker in veloq::workers() {
             answers.extend(self.nodes().on(worker, ask.clone()).await.ok());

@@ -56,7 +56,8 @@ impl Server {
         let limits = options.limits();
         let durability = options.durability();
         let (opened, keyspace) = if durability.enabled {
-            let opened = persist::open_dir(&options.dir, shards, durability.fsync).await.map_err(io::Error::other)?;
+            let opened =
+                persist::open_dir(&options.dir, shards, durability.fsync).await.map_err(io::Error::other)?;
             let keyspace = Keyspace::new(shards, opened.seed());
             (Some(opened), keyspace)
         } else {

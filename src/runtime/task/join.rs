@@ -44,7 +44,6 @@ use super::waker;
 /// # Panics
 ///
 /// Awaiting a handle again after it has yielded panics.
-#[must_use = "a task whose handle is dropped goes on by itself; drop the handle explicitly if that is meant"]
 pub struct JoinHandle<T> {
     task: Shared,
     /// Whose waker is in the slot, if it is lent.
