@@ -56,7 +56,8 @@ pub(crate) struct Socket {
 /// A multishot receive, from arming until its terminal answer was taken.
 struct Armed {
     many: Multishot<net::RecvMany>,
-    seat: Seat,
+    /// Given back with it.
+    _seat: Seat,
 }
 
 /// Where a plain receive finds its bytes.
@@ -147,17 +148,16 @@ impl Socket {
                 ready!(self.stash.poll_quiet(cx));
                 if self.stash.is_empty() {
                     let Some(seat) = Seat::take(self) else { return Poll::Ready(Next::Once) };
-                    let operation = net::RecvMany { fd: Rc::clone(&self.fd), once: None };
+                    let operation =
+                        net::RecvMany { fd: Rc::clone(&self.fd), credit: seat.credit, once: None };
                     let many = Multishot::new(operation, &self.driver);
-                    *self.armed.borrow_mut() = Some(Armed { many, seat });
+                    *self.armed.borrow_mut() = Some(Armed { many, _seat: seat });
                 }
                 continue;
             };
             let item = ready!(armed.many.poll_next(cx));
             if armed.many.is_finished() {
                 *slot = None;
-            } else if armed.many.waiting() > armed.seat.credit {
-                armed.many.request_cancel();
             }
             drop(slot);
             match item {
@@ -394,7 +394,7 @@ impl Recv {
                     Next::Once if self.socket.driver.receivers().picks_once.get() => {
                         self.socket.stash.receive_begins();
                         let (fd, once) = (Rc::clone(&self.socket.fd), Some(Rc::clone(&self.socket.stash)));
-                        Step::Pick(Op::new(net::RecvMany { fd, once }, &self.socket.driver))
+                        Step::Pick(Op::new(net::RecvMany { fd, credit: 1, once }, &self.socket.driver))
                     }
                     Next::Once | Next::WithoutRing => self.wait_until_readable(),
                 },

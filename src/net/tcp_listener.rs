@@ -2,7 +2,7 @@
 //!
 //! A listener keeps one multishot accept with the kernel, from the first call of [`accept`](TcpListener::accept) on. It
 //! belongs to the listener, not to the future: connections that arrive while nobody waits stay with it, in order, and the
-//! next call takes the first. [`STASHED_MAX`] may wait so; then the multishot is cancelled, further connections wait in
+//! next call takes the first. 64 may wait so (`STASHED_MAX`); then the multishot is cancelled, further connections wait in
 //! the kernel's backlog, and it is armed again when those that waited are taken.
 //!
 //! When the kernel refuses (`EMFILE`, say), the multishot ends, the caller gets the error once, and the next call arms
@@ -30,10 +30,6 @@ use super::{TcpStream, ToSocketAddrs, internet, options};
 use crate::io::driver::{Descriptor, DriverHandle, Multishot, Op, SharedDescriptor};
 use crate::io::op::net;
 use crate::io::stash::is_cancelled;
-
-/// Connections that may wait with a listener while nobody accepts: enough that a burst costs one kernel entry, few
-/// enough that a listener nobody serves does not use up the process's descriptors.
-pub(crate) const STASHED_MAX: usize = 64;
 
 /// Connections that may wait in the kernel, unless told otherwise. The system's `somaxconn` bounds it further.
 const BACKLOG: i32 = 1024;
@@ -208,6 +204,14 @@ impl TcpListener {
     fn options(&self) -> io::Result<socket2::SockRef<'_>> {
         options(&self.acceptor.fd)
     }
+
+    #[cfg(test)]
+    pub(super) fn stashed(&self) -> usize {
+        match &*self.acceptor.armed.borrow() {
+            Some(Armed::Many(many)) => many.waiting(),
+            _ => 0,
+        }
+    }
 }
 
 /// Options of a [`TcpListener`] that is not there yet.
@@ -354,9 +358,6 @@ impl Acceptor {
             let answer = match slot.get_or_insert_with(|| self.arm()) {
                 Armed::Many(many) => {
                     let item = ready!(many.poll_next(cx));
-                    if many.waiting() >= STASHED_MAX {
-                        many.request_cancel();
-                    }
                     if many.is_finished() {
                         *slot = None;
                     }

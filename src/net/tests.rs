@@ -151,6 +151,43 @@ fn dropped_accepts_lose_no_connection() {
     });
 }
 
+// A listener that nobody serves would use up the process's descriptors, one connection after the other.
+#[test]
+fn connections_that_nobody_accepts_are_left_to_the_kernel() {
+    run(async {
+        let (listener, addr) = listen().await;
+        assert!(within(1, listener.accept()).await.is_none(), "nobody connects");
+        let mut peers = Vec::new();
+        for _ in 0..200 {
+            peers.push(TcpStream::connect(addr).await.expect("the backlog has room"));
+            turn().await;
+        }
+        let stashed = listener.stashed();
+        assert!((64..80).contains(&stashed), "{stashed} connections wait with the listener");
+        for peer in &peers {
+            let (_, from) = listener.accept().await.expect("none was lost");
+            assert_eq!(from, peer.local_addr().expect("connected"), "they come in order");
+        }
+    });
+}
+
+// A reader that never comes back would fill the ring, and others fall back to slower ways, though they behave.
+#[test]
+fn data_that_nobody_reads_is_left_to_the_kernel() {
+    run(async {
+        let (one, two) = pair().await;
+        assert!(within(1, one.recv()).await.is_none(), "nothing was sent");
+        for _ in 0..100 {
+            two.write_all(vec![1; 100]).await.0.expect("the peer's buffer has room");
+            turn().await;
+        }
+        assert!(one.socket_waits() <= 8, "{} ring buffers wait with the socket", one.socket_waits());
+        let (read, buf) = one.read_exact(vec![0; 10_000]).await;
+        read.expect("none was lost");
+        assert!(buf.iter().all(|byte| *byte == 1));
+    });
+}
+
 /// Receives a stream by every call there is, most of them given up, and compares it with what was sent.
 async fn receive_all(seed: u64) {
     const BYTES: usize = 1 << 19;

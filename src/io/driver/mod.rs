@@ -659,6 +659,7 @@ impl DriverHandle {
                             release(self, token);
                         }
                     }
+                    Notice::Stop(token) => self.request_cancel(token),
                     Notice::Discard(completion) => {
                         if let Resource::Descriptor(_) = completion.resource {
                             self.0.core.borrow_mut().descriptors_reclaimed += 1;
@@ -698,7 +699,9 @@ fn submit_on<T: PlatformOp<D>, D: Driver>(
     match payload.operation.encode(&mut payload.block, driver) {
         Ok(entry) => {
             let yields = payload.operation.yields();
+            let items_max = payload.operation.items_max();
             slab.expect(token, yields, waiter);
+            slab.limit_items(token, items_max);
             driver.submit(slab, token, entry);
             Ok(token)
         }

@@ -38,6 +38,12 @@ pub trait OpLifecycle: super::sealed::Sealed + Sized + 'static {
         Ok(())
     }
 
+    /// Answers of a multishot operation that may wait untaken. With so many the driver asks the kernel to stop; what
+    /// comes until it has stopped waits, too.
+    fn items_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Makes the caller's result.
     fn into_output(self, completion: Completion) -> Self::Output;
 

@@ -99,12 +99,16 @@ struct Head {
     waiter: Option<Waiter>,
     /// What a multishot operation has yielded and nobody has taken. Keeps its capacity from tenant to tenant.
     items: VecDeque<Completion>,
+    /// With so many items waiting the driver asks the kernel to stop.
+    items_max: usize,
 }
 
 /// Something to do once the driver's borrow has ended, because it may run user code.
 pub(crate) enum Notice {
     /// Tell this one that its operation has news.
     Wake(Waiter),
+    /// A multishot operation has as many answers waiting as it may: ask for its cancellation.
+    Stop(Token),
     /// Nobody waits as this one any more: drop it.
     Forget(Waiter),
     /// An abandoned operation has its terminal completion: finish it and free the slot.
@@ -193,6 +197,7 @@ impl StableSlab {
         self.free_head = next;
         head.state = State::Queued;
         head.multishot = multishot;
+        head.items_max = usize::MAX;
         head.payload_type = Some(payload_type);
         let token = Token::new(index, head.generation);
         self.in_flight += 1;
@@ -241,11 +246,13 @@ impl StableSlab {
             return;
         };
         let terminal = !completion.more;
+        let mut full = false;
         match std::mem::replace(&mut head.state, State::Abandoned) {
             State::Queued | State::Armed if terminal => head.state = State::Done(completion),
             State::Queued | State::Armed if head.multishot => {
                 head.state = State::Armed;
                 head.items.push_back(completion);
+                full = head.items.len() == head.items_max;
             }
             State::Queued | State::Armed => {
                 head.state = State::Answered(completion);
@@ -277,6 +284,12 @@ impl StableSlab {
             self.in_flight -= 1;
         }
         self.notices.extend(waiter.map(Notice::Wake));
+        self.notices.extend(full.then_some(Notice::Stop(token)));
+    }
+
+    /// Notes, before submission, how many items of a multishot operation may wait.
+    pub(crate) fn limit_items(&mut self, token: Token, items_max: usize) {
+        self.head(token).expect("the operation was just inserted").items_max = items_max;
     }
 
     /// Notes, before submission, what a successful answer's number is and who waits for it.
@@ -481,6 +494,7 @@ impl StableSlab {
                 payload_type: None,
                 waiter: None,
                 items: VecDeque::new(),
+                items_max: usize::MAX,
             });
         }
         self.free_head = first;

@@ -40,6 +40,10 @@ pub struct Accept {
     pub(crate) peer: Option<SocketAddr>,
 }
 
+/// Connections that may wait with a listener while nobody accepts: enough that a burst costs one kernel entry, few
+/// enough that a listener nobody serves does not use up the process's descriptors.
+pub(crate) const STASHED_MAX: usize = 64;
+
 /// Accepts connection after connection. Their peers are asked for separately.
 #[derive(Debug)]
 pub struct AcceptMany {
@@ -78,6 +82,8 @@ pub(crate) fn kept_with_begin<B: IoBufMut>(part: Slice<B>, bytes: usize) -> Fixe
 #[derive(Debug)]
 pub struct RecvMany {
     pub(crate) fd: SharedDescriptor,
+    /// Buffers of the ring that may wait untaken, when it receives again and again.
+    pub(crate) credit: usize,
     /// To receive once: where the bytes go if nobody waits for them any more. `None` to receive again and again.
     pub(crate) once: Option<Rc<Stash>>,
 }
@@ -172,6 +178,10 @@ impl OpLifecycle for AcceptMany {
     type Output = io::Result<Descriptor>;
     const KIND: &'static str = "accept (multishot)";
 
+    fn items_max(&self) -> usize {
+        STASHED_MAX
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<Descriptor> {
         completion.into_descriptor()
     }
@@ -214,6 +224,10 @@ impl<B: IoBufMut> OpLifecycle for Recv<B> {
 impl OpLifecycle for RecvMany {
     type Output = io::Result<FixedBuf>;
     const KIND: &'static str = "recv (multishot)";
+
+    fn items_max(&self) -> usize {
+        self.credit
+    }
 
     fn into_output(self, completion: Completion) -> io::Result<FixedBuf> {
         if let Some(stash) = &self.once {

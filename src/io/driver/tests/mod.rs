@@ -107,7 +107,7 @@ impl Rig {
     }
 
     fn recv_many(&self, fd: &SharedDescriptor) -> Multishot<RecvMany> {
-        Multishot::new(RecvMany { fd: Rc::clone(fd), once: None }, &self.driver)
+        Multishot::new(RecvMany { fd: Rc::clone(fd), credit: usize::MAX, once: None }, &self.driver)
     }
 
     fn send<B: IoBuf>(&self, fd: &SharedDescriptor, buf: B) -> Op<Send<B>> {
