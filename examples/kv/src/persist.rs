@@ -74,7 +74,7 @@ pub use open::{Opened, Recovered, open_dir, recover, settle};
 
 /// Bytes of zeros written at a time, ahead of the frames: 1 MiB is a millisecond's work for a disk, and the metadata that it costs
 /// is spread over some ten thousand small writes.
-pub const ROOM: u64 = 1024 * 1024;
+pub const ROOM: u64 = ZEROS.len() as u64;
 
 /// How much room there should be. A burst of large values may go through it; then their frames make the file grow, which
 /// is slower and as right.
@@ -91,7 +91,7 @@ const SPARE_MAX: usize = 1024 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What room is made of. It is never written, so it takes no memory of its own.
-static ZEROS: [u8; ROOM as usize] = [0; ROOM as usize];
+static ZEROS: [u8; 1024 * 1024] = [0; 1024 * 1024];
 
 // ---- Settings ---------------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,11 @@ use crate::log::{HEADER_LEN, Journal, Kind, Record};
 use crate::shard::Shard;
 use crate::txn::Gate;
 
+type Watch = Box<dyn FnMut(Step, &Path)>;
+
 thread_local! {
     /// What a test does at each step. Each test has a thread, and on it one worker.
-    static WATCH: RefCell<Option<Box<dyn FnMut(Step, &Path)>>> = const { RefCell::new(None) };
+    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
 }
 
 pub(super) fn at(step: Step, dir: &Path) {
@@ -274,14 +276,15 @@ async fn a_crash_during_compaction_loses_nothing() {
         acknowledged.set(issued);
     }
     watch(|_, _| {});
-    let steps: Vec<_> = crashes.borrow().iter().map(|(step, ..)| *step).collect();
+    let crashes = crashes.take();
+    let steps: Vec<_> = crashes.iter().map(|(step, ..)| *step).collect();
     for step in
         [Step::NextLog, Step::Switched, Step::BasePart, Step::BaseSynced, Step::BaseNamed, Step::Removed]
     {
         assert!(steps.contains(&step), "{step:?}");
     }
     assert!(steps.iter().filter(|step| **step == Step::BasePart).count() > 2, "in slices");
-    for (step, promised, crashed) in &*crashes.borrow() {
+    for (step, promised, crashed) in &crashes {
         let rig = Rig::open(crashed.path(), 1, Fsync::No).await.expect("a crash is no damage");
         let contents = rig.contents();
         let counter: u64 = contents[&(0, "counter".to_owned())].parse().expect("a number");
