@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use veloq::fs::File;
+use veloq::io::driver::DriverConfig;
 use veloq::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use veloq::runtime::{Builder, Handle};
 use veloq::time::{sleep, timeout};
@@ -96,15 +97,16 @@ fn operations_dropped_at_random_points_lose_nothing_and_leave_nothing() {
     for (kind, dropped) in &tally.dropped {
         assert!(*dropped >= drops / 200, "void: only {dropped} of {kind} were dropped");
     }
-    assert_eq!(tally.dropped.len(), 9, "void: a kind is missing");
+    assert_eq!(tally.dropped.len(), 11, "void: a kind is missing");
 }
 
 /// What may not have grown when everything has ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Taken {
     descriptors: usize,
-    /// Of each worker: slots, operations in flight, buffers of the pool, tasks.
-    of_workers: Vec<[u64; 4]>,
+    /// Of each worker: slots, operations in flight, buffers of the pool, tasks; and how often the receive ring ran dry while
+    /// as many of its buffers were held as it has.
+    of_workers: Vec<[u64; 5]>,
 }
 
 /// Waits until the kernel has answered everything, and counts.
@@ -120,17 +122,32 @@ async fn at_rest() -> Taken {
 
 /// A worker publishes its figures before it sleeps, so each sleep shows those of the moment that it began. The bound is on
 /// how often is looked, not on time; an operation that is still in flight then will never be answered.
-async fn worker_at_rest(worker: WorkerId) -> [u64; 4] {
-    let mut now = [0; 4];
+async fn worker_at_rest(worker: WorkerId) -> [u64; 5] {
+    let dry = Handle::current().metrics()[worker.index()].receive_ring_dry;
+    hold_receive_ring().await;
+    let mut now = Handle::current().metrics()[worker.index()];
     for _ in 0..2_000 {
         sleep(Duration::from_millis(1)).await;
-        let metrics = Handle::current().metrics()[worker.index()];
-        now = [metrics.slots, metrics.in_flight, metrics.buffers_out, metrics.tasks];
-        if metrics.in_flight == 0 {
+        now = Handle::current().metrics()[worker.index()];
+        if now.in_flight == 0 {
             break;
         }
     }
-    now
+    [now.slots, now.in_flight, now.buffers_out, now.tasks, now.receive_ring_dry - dry]
+}
+
+/// Receives as often as the ring has buffers, and keeps them all for that long: one that did not come back will be missing.
+async fn hold_receive_ring() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let client = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+    let (server, _) = listener.accept().await.expect("it was connected");
+    let mut held = Vec::new();
+    for _ in 0..DriverConfig::default().receive_buffers {
+        let (sent, _) = client.write_all("x").await;
+        sent.expect("it is connected");
+        held.push(server.recv().await.expect("it is connected"));
+    }
+    sleep(Duration::from_millis(1)).await;
 }
 
 /// What became of the operations, by kind.
@@ -190,6 +207,8 @@ async fn storm(seed: u64, drops: u64, path: &Path) -> Tally {
         others.push(spawn_local(Rc::clone(&storm).timeouts()));
     }
 
+    others.push(spawn_local(Rc::clone(&storm).short_lives()));
+
     let accepts = spawn_local(Rc::clone(&storm).accepts(listener));
     let connects: Vec<_> =
         (0..4).map(|task| spawn_local(Rc::clone(&storm).connects(address, task))).collect();
@@ -200,7 +219,8 @@ async fn storm(seed: u64, drops: u64, path: &Path) -> Tally {
     let last = TcpStream::connect(address).await.expect("it listens");
     introduce(&last, LAST).await;
     let accepted = accepts.await.expect("accepting found nothing wrong");
-    assert_eq!(accepted, *storm.connected.borrow(), "each connection that succeeded is accepted, once");
+    let odd: Vec<u64> = accepted.symmetric_difference(&storm.connected.borrow()).copied().take(10).collect();
+    assert!(odd.is_empty(), "connections {odd:x?} succeeded or were accepted, and not both");
     for other in others {
         other.await.expect("nothing was lost");
     }
@@ -470,6 +490,29 @@ impl Storm {
             }
         };
         assert_eq!(received.get(), sent, "each datagram arrives");
+    }
+
+    /// Listens, connects, sends, and drops it all while connections and bytes wait that nobody has taken.
+    async fn short_lives(self: Rc<Storm>) {
+        while self.goes_on() {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("it is bound");
+            let first = TcpStream::connect(address).await.expect("it listens");
+            let (server, _) = listener.accept().await.expect("it was connected");
+            let (mut accept, mut recv) = (listener.accept(), server.recv());
+            assert!(polled(&mut accept).await.is_none() && polled(&mut recv).await.is_none());
+            let mut clients = Vec::new();
+            for _ in 0..self.below(4) {
+                clients.push(TcpStream::connect(address).await.expect("it listens"));
+                first.write_all(vec![1; 100]).await.0.expect("it is connected");
+            }
+            self.pause().await;
+            drop((accept, recv));
+            for (kind, count) in [("listener", 1), ("stream", 1)] {
+                self.left.set(self.left.get().saturating_sub(count));
+                *self.tally.borrow_mut().dropped.entry(kind).or_default() += count;
+            }
+        }
     }
 
     /// Waits for nothing, for a while that hardly ever ends first.
