@@ -391,7 +391,7 @@ fn all_credits_together_stay_within_the_ring_and_come_back() {
         let receivers = DriverHandle::current();
         let receivers = receivers.receivers();
         let mut streams = Vec::new();
-        for _ in 0..140 {
+        for _ in 0..270 {
             let (one, two) = pair().await;
             assert!(within(1, one.recv()).await.is_none(), "nothing was sent");
             let (granted, all) = receivers.credits();
@@ -399,7 +399,7 @@ fn all_credits_together_stay_within_the_ring_and_come_back() {
             streams.push((one, two));
         }
         let (granted, all) = receivers.credits();
-        assert_eq!((granted, all), (128, 128), "more sockets than buffers want them all");
+        assert_eq!((granted, all), (256, 256), "more sockets than buffers want them all");
         drop(streams);
         assert_eq!(receivers.credits().0, 0);
     });

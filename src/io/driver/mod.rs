@@ -93,8 +93,8 @@ impl Default for DriverConfig {
             ring_entries: 256,
             operations_max: 1 << 20,
             direct_descriptors: 1024,
-            receive_buffers: 128,
-            receive_buffer_bytes: 16 * 1024,
+            receive_buffers: 256,
+            receive_buffer_bytes: 8 * 1024,
             kernel_workers_max: [16, 64],
             without: Vec::new(),
         }
@@ -336,6 +336,15 @@ struct Core {
     descriptors_reclaimed: u64,
 }
 
+impl Core {
+    /// Cancels the multishot operations whose answers nobody takes.
+    fn stop_overfull(&mut self) {
+        while let Some(token) = self.slab.pop_overfull() {
+            on_backend!(&mut self.backend, driver => driver.cancel(token));
+        }
+    }
+}
+
 thread_local! {
     /// The driver of the worker whose turn it is on this thread.
     static CURRENT: RefCell<Option<DriverHandle>> = const { RefCell::new(None) };
@@ -507,6 +516,7 @@ impl DriverHandle {
     pub(crate) fn process_completions(&self) -> io::Result<()> {
         let result = {
             let core = &mut *self.0.core.borrow_mut();
+            core.stop_overfull();
             on_backend!(&mut core.backend, driver => driver.process_completions(&mut core.slab))
         };
         self.tell();
@@ -517,6 +527,7 @@ impl DriverHandle {
     pub(crate) fn park(&self, deadline_ns: Option<u64>) -> io::Result<()> {
         let result = {
             let core = &mut *self.0.core.borrow_mut();
+            core.stop_overfull();
             on_backend!(&mut core.backend, driver => driver.park(&mut core.slab, deadline_ns))
         };
         self.tell();
@@ -659,7 +670,6 @@ impl DriverHandle {
                             release(self, token);
                         }
                     }
-                    Notice::Stop(token) => self.request_cancel(token),
                     Notice::Discard(completion) => {
                         if let Resource::Descriptor(_) = completion.resource {
                             self.0.core.borrow_mut().descriptors_reclaimed += 1;

@@ -38,8 +38,8 @@ pub trait OpLifecycle: super::sealed::Sealed + Sized + 'static {
         Ok(())
     }
 
-    /// Answers of a multishot operation that may wait untaken. With so many the driver asks the kernel to stop; what
-    /// comes until it has stopped waits, too.
+    /// Answers of a multishot operation that may wait untaken. When so many have waited for a turn, the driver asks the
+    /// kernel to stop; what comes until it has stopped waits, too.
     fn items_max(&self) -> usize {
         usize::MAX
     }

@@ -99,7 +99,7 @@ struct Head {
     waiter: Option<Waiter>,
     /// What a multishot operation has yielded and nobody has taken. Keeps its capacity from tenant to tenant.
     items: VecDeque<Completion>,
-    /// With so many items waiting the driver asks the kernel to stop.
+    /// With so many items waiting for a turn the driver asks the kernel to stop.
     items_max: usize,
 }
 
@@ -107,8 +107,6 @@ struct Head {
 pub(crate) enum Notice {
     /// Tell this one that its operation has news.
     Wake(Waiter),
-    /// A multishot operation has as many answers waiting as it may: ask for its cancellation.
-    Stop(Token),
     /// Nobody waits as this one any more: drop it.
     Forget(Waiter),
     /// An abandoned operation has its terminal completion: finish it and free the slot.
@@ -139,6 +137,8 @@ pub(crate) struct StableSlab {
     boxed: u64,
     stale: u64,
     notices: Vec<Notice>,
+    /// Multishot operations that reached their bound of items since the last turn.
+    overfull: Vec<Token>,
 }
 
 /// End of the free list.
@@ -157,6 +157,7 @@ impl StableSlab {
             boxed: 0,
             stale: 0,
             notices: Vec::new(),
+            overfull: Vec::new(),
         }
     }
 
@@ -246,13 +247,13 @@ impl StableSlab {
             return;
         };
         let terminal = !completion.more;
-        let mut full = false;
+        let mut overfull = false;
         match std::mem::replace(&mut head.state, State::Abandoned) {
             State::Queued | State::Armed if terminal => head.state = State::Done(completion),
             State::Queued | State::Armed if head.multishot => {
                 head.state = State::Armed;
                 head.items.push_back(completion);
-                full = head.items.len() == head.items_max;
+                overfull = head.items.len() == head.items_max;
             }
             State::Queued | State::Armed => {
                 head.state = State::Answered(completion);
@@ -284,7 +285,21 @@ impl StableSlab {
             self.in_flight -= 1;
         }
         self.notices.extend(waiter.map(Notice::Wake));
-        self.notices.extend(full.then_some(Notice::Stop(token)));
+        self.overfull.extend(overfull.then_some(token));
+    }
+
+    /// Takes the next multishot operation that had as many items waiting as it may when it was last answered, and has them
+    /// still. Asked once a turn, after the tasks have run: whoever reads has taken them by then, and is not disturbed.
+    pub(crate) fn pop_overfull(&mut self) -> Option<Token> {
+        while let Some(token) = self.overfull.pop() {
+            let unattended = self.head(token).is_some_and(|head| {
+                matches!(head.state, State::Armed) && head.items.len() >= head.items_max
+            });
+            if unattended {
+                return Some(token);
+            }
+        }
+        None
     }
 
     /// Notes, before submission, how many items of a multishot operation may wait.
