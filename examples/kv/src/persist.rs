@@ -3,11 +3,11 @@
 //! # Start
 //!
 //! ```text
-//! open_dir (once) ──▶ recover (each worker) ──▶ settle (once) ──▶ Persist::start took over each worker's log
-//! lock, MANIFEST      replay, cut a torn tail    new manifest if the number of shards changed; old files go
+//! open_dir (once) ──▶ recover, Persist::start (each worker) ──▶ settle (once) ──▶ clients
+//! lock, MANIFEST      replay, cut a torn tail                   new manifest if the number of shards changed; old files go
 //! ```
 //!
-//! See the module `open`. From then on, each worker has a [`Persist`], and nothing of it is shared with another.
+//! See the module `open`. Each worker has a [`Persist`], and nothing of it is shared with another.
 //!
 //! # Group commit
 //!
