@@ -1,0 +1,295 @@
+//! What the runtime's own steps cost, in process: `cargo bench`.
+//!
+//! Each sample asks a worker, which lives as long as the program, for so many steps that the asking (some ten microseconds) does
+//! not count: [`STEPS`] of what takes a microsecond, [`SHORT_STEPS`] of what takes a few nanoseconds. Look at the items per
+//! second. They belong to the machine, and are for comparing with each other, and with those before a change.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use veloq::fs::File;
+use veloq::io::buf::FixedBuf;
+use veloq::io::op::misc::nop;
+use veloq::runtime::{Builder, Handle};
+use veloq::time::timeout;
+use veloq::{WorkerId, spawn_local, spawn_to};
+
+/// Steps of one sample that go through the kernel or to another worker.
+const STEPS: u64 = 10_000;
+
+/// Steps of one sample that stay on their worker.
+const SHORT_STEPS: u64 = 200_000;
+
+/// Bytes of a block: the smallest that Direct I/O takes, and the size of a page.
+const BLOCK: usize = 4096;
+
+fn main() {
+    divan::main();
+}
+
+/// A runtime of two workers on threads of its own, for as long as the program runs.
+static RUNTIME: LazyLock<Handle> = LazyLock::new(|| {
+    let (handles, handle) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = Builder::new().workers(2).build().expect("this kernel has io_uring");
+        handles.send(runtime.handle()).expect("the program waits for it");
+        runtime.block_on(std::future::pending::<()>());
+    });
+    handle.recv().expect("the runtime starts")
+});
+
+/// Measures what `steps` does on worker 0, which is `count` steps.
+fn measure<F>(bencher: Bencher<'_, '_>, count: u64, steps: F)
+where
+    F: AsyncFn() + Copy + Send + Sync + 'static,
+{
+    bencher
+        .counter(ItemsCount::new(count))
+        .bench(|| wait(RUNTIME.spawn_to(WorkerId::new(0), async move || steps().await)).expect("no panic"));
+}
+
+/// Waits on this thread.
+fn wait<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// To the kernel and back, one at a time: each costs an entry of its own.
+#[divan::bench]
+fn nop_alone(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS, async || {
+        for _ in 0..STEPS {
+            nop().await.expect("the kernel has nothing against it");
+        }
+    });
+}
+
+/// To the kernel and back, a hundred at a time: one entry for all.
+#[divan::bench]
+fn nop_of_a_hundred(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS, async || {
+        let tasks: Vec<_> = (0..100)
+            .map(|_| {
+                spawn_local(async {
+                    for _ in 0..STEPS / 100 {
+                        nop().await.expect("the kernel has nothing against it");
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+    });
+}
+
+#[divan::bench]
+fn spawn_and_join(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        for step in 0..SHORT_STEPS {
+            black_box(spawn_local(async move { step }).await.expect("no panic"));
+        }
+    });
+}
+
+/// A poll and a place at the end of the queue, with so many in it.
+#[divan::bench(args = [1, 1_000])]
+fn yields(bencher: Bencher<'_, '_>, tasks: u64) {
+    let each = SHORT_STEPS / tasks;
+    bencher.counter(ItemsCount::new(each * tasks)).bench(|| {
+        let work = async move || {
+            let tasks: Vec<_> = (0..tasks)
+                .map(|_| {
+                    spawn_local(async move {
+                        for _ in 0..each {
+                            yield_now().await;
+                        }
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.expect("no panic");
+            }
+        };
+        wait(RUNTIME.spawn_to(WorkerId::new(0), work)).expect("no panic");
+    });
+}
+
+/// Two tasks that wake each other, by turns.
+#[divan::bench]
+fn wakes_here(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        let turn = Rc::new(Turn::default());
+        let other = spawn_local(Rc::clone(&turn).play(1, SHORT_STEPS / 2));
+        turn.play(0, SHORT_STEPS / 2).await;
+        other.await.expect("no panic");
+    });
+}
+
+/// To the other worker and back, one at a time: both ends sleep in between.
+#[divan::bench]
+fn round_trip_to_another_worker(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS / 10, async || {
+        for step in 0..STEPS / 10 {
+            let answer = spawn_to(WorkerId::new(1), async move || step);
+            black_box(answer.await.expect("no panic"));
+        }
+    });
+}
+
+/// The same, a hundred at a time.
+#[divan::bench]
+fn round_trips_of_a_hundred(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS, async || {
+        for _ in 0..STEPS / 100 {
+            let answers: Vec<_> =
+                (0..100).map(|step| spawn_to(WorkerId::new(1), async move || step)).collect();
+            for answer in answers {
+                black_box(answer.await.expect("no panic"));
+            }
+        }
+    });
+}
+
+/// A deadline that is set and not met, as with nearly every request.
+#[divan::bench]
+fn timeout_made_and_dropped(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        for _ in 0..SHORT_STEPS {
+            timeout(Duration::from_secs(30), yield_now()).await.expect("it is quick");
+        }
+    });
+}
+
+#[divan::bench]
+fn buffer_of_the_pool(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        for _ in 0..SHORT_STEPS {
+            black_box(veloq::alloc(BLOCK));
+        }
+    });
+}
+
+#[divan::bench]
+fn buffer_of_the_heap(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        for _ in 0..SHORT_STEPS {
+            black_box(Vec::<u8>::with_capacity(BLOCK));
+        }
+    });
+}
+
+/// A block that is in the page cache, read into a buffer that the kernel knows beforehand.
+#[divan::bench]
+fn read_into_a_buffer_of_the_pool(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS, async || {
+        let file = cached_file();
+        let mut buf: FixedBuf = veloq::alloc(BLOCK);
+        for step in 0..STEPS {
+            let (read, back) = file.read_at(buf, offset(step)).await;
+            assert_eq!(read.expect("it can be read"), BLOCK);
+            buf = back;
+        }
+    });
+}
+
+/// The same into memory that it has to look up first.
+#[divan::bench]
+fn read_into_a_buffer_of_the_heap(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS, async || {
+        let file = cached_file();
+        let mut buf = Vec::with_capacity(BLOCK);
+        for step in 0..STEPS {
+            let (read, back) = file.read_at(buf, offset(step)).await;
+            assert_eq!(read.expect("it can be read"), BLOCK);
+            buf = back;
+        }
+    });
+}
+
+/// The same by the system call, which blocks: what there is to be compared with.
+#[divan::bench]
+fn read_by_system_call(bencher: Bencher<'_, '_>) {
+    let mut buf = [0; BLOCK];
+    bencher.counter(ItemsCount::new(STEPS)).bench_local(|| {
+        for step in 0..STEPS {
+            CACHED.read_exact_at(&mut buf, offset(step)).expect("it can be read");
+        }
+    });
+}
+
+/// A file of a megabyte, just written and so in the page cache, without a name.
+static CACHED: LazyLock<std::fs::File> = LazyLock::new(|| {
+    let file = tempfile::tempfile().expect("a temporary file");
+    file.write_all_at(&vec![7; BLOCK * 256], 0).expect("there is room");
+    file
+});
+
+fn cached_file() -> File {
+    File::from_std(CACHED.try_clone().expect("a descriptor"))
+}
+
+fn offset(step: u64) -> u64 {
+    (step % 256) * BLOCK as u64
+}
+
+/// Whose turn it is of two, and who waits for it.
+#[derive(Default)]
+struct Turn {
+    of: RefCell<u64>,
+    waits: RefCell<Option<Waker>>,
+}
+
+impl Turn {
+    async fn play(self: Rc<Turn>, player: u64, times: u64) {
+        for _ in 0..times {
+            poll_fn(|cx| {
+                if *self.of.borrow() % 2 == player {
+                    return Poll::Ready(());
+                }
+                *self.waits.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            *self.of.borrow_mut() += 1;
+            if let Some(other) = self.waits.borrow_mut().take() {
+                other.wake();
+            }
+        }
+    }
+}
+
+/// Lets the other ready tasks run first.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
