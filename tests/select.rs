@@ -192,15 +192,13 @@ fn whoever_polled_last_is_woken() {
             let (one, other) = connected().await;
             let mut recv = Some(Box::pin(one.recv()));
             for _ in 0..3 {
-                let mut ours = recv.take().expect("it came back");
-                recv = Some(
-                    spawn_local(async move {
-                        poll_fn(|cx| Poll::Ready(ours.as_mut().poll(cx).is_pending())).await;
-                        ours
-                    })
-                    .await
-                    .expect("no panic"),
-                );
+                let mut ours = recv.take();
+                let polls = spawn_local(async move {
+                    let polled = ours.as_mut().expect("it came back");
+                    poll_fn(|cx| Poll::Ready(polled.as_mut().poll(cx).is_pending())).await;
+                    ours
+                });
+                recv = polls.await.expect("no panic");
                 nop().await.expect("the kernel has nothing against it");
             }
             let (data, (sent, _)) = join(recv.expect("it came back"), other.write_all("x")).await;
