@@ -151,7 +151,7 @@ async fn hold_receive_ring() {
 }
 
 /// What became of the operations, by kind.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Tally {
     dropped: BTreeMap<&'static str, u64>,
     finished: BTreeMap<&'static str, u64>,
@@ -224,8 +224,7 @@ async fn storm(seed: u64, drops: u64, path: &Path) -> Tally {
     for other in others {
         other.await.expect("nothing was lost");
     }
-    let tally = storm.tally.borrow().clone();
-    tally
+    storm.tally.take()
 }
 
 impl Storm {
