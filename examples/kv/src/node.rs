@@ -5,7 +5,8 @@
 //!
 //! **Batching.** What connections have for another shard in a turn is collected in an outbox and travels as one message: the
 //! first to put something in spawns the task that sends it, which runs behind all that are ready, so the others add theirs
-//! first. The answers come back with that message's reply.
+//! first. The answers come back with that message's reply, but for those that must wait for a transaction: these come each
+//! for itself, or the transaction might wait for a message that waits for the transaction.
 //!
 //! **Durability.** With `--fsync always`, work is answered when all that the shard has journalled so far is on the disk:
 //! a reply never shows what a crash could take back, be it one's own write or another client's.
@@ -88,6 +89,14 @@ struct Letter {
 
 /// Work that was done, or why what it changed is not safe.
 type Answer = Result<Worked, Refused>;
+
+/// What a node says to work that another has sent.
+#[derive(Debug)]
+enum Received {
+    Done(Answer),
+    /// It waits for a transaction.
+    Later(oneshot::Receiver<Answer>),
+}
 
 /// Work that has no result: what it changed could not be made durable, or the server is stopping.
 #[derive(Debug, Clone)]
@@ -259,24 +268,49 @@ impl Node {
         let answers = self.nodes().on(worker, async move |node: &Rc<Node>| node.receive(works).await).await;
         let answers = match answers {
             Ok(answers) => answers,
-            Err(error) => waiting.iter().map(|_| Err(Refused(error.to_string()))).collect(),
+            Err(error) => waiting.iter().map(|_| Received::Done(Err(Refused(error.to_string())))).collect(),
         };
         for (waits, answer) in waiting.into_iter().zip(answers) {
-            drop(waits.send(answer));
+            match answer {
+                Received::Done(answer) => drop(waits.send(answer)),
+                Received::Later(answer) => drop(spawn_local(async move {
+                    drop(waits.send(answer.await.unwrap_or_else(|_| Err(stopping()))));
+                })),
+            }
         }
     }
 
-    /// Does what another node has sent, and answers when all of it is done and safe.
-    async fn receive(&self, works: Vec<Work>) -> Vec<Answer> {
+    /// Does what another node has sent. Answers when all of it that the gate lets through is done and safe; what must wait
+    /// for a transaction is answered by itself, later: the transaction's own step may be in the same message.
+    async fn receive(self: &Rc<Self>, works: Vec<Work>) -> Vec<Received> {
         let offered: Vec<_> = works.into_iter().map(|work| self.offer(work)).collect();
-        let mut answers = Vec::with_capacity(offered.len());
-        for worked in offered {
-            answers.push(worked.await.map_err(|_| stopping()));
+        let answer = |mut worked: oneshot::Receiver<Worked>| match worked.try_recv() {
+            Ok(Some(worked)) => Received::Done(Ok(worked)),
+            Ok(None) => Received::Later(self.answer_later(worked)),
+            Err(oneshot::Canceled) => Received::Done(Err(stopping())),
+        };
+        let mut answers: Vec<_> = offered.into_iter().map(answer).collect();
+        if let Err(refused) = self.commit().await {
+            for answer in &mut answers {
+                if let Received::Done(answer) = answer {
+                    *answer = Err(refused.clone());
+                }
+            }
         }
-        match self.commit().await {
-            Ok(()) => answers,
-            Err(refused) => answers.iter().map(|_| Err(refused.clone())).collect(),
-        }
+        answers
+    }
+
+    /// Answers work that waits at the gate, once it is done and safe.
+    fn answer_later(self: &Rc<Self>, worked: oneshot::Receiver<Worked>) -> oneshot::Receiver<Answer> {
+        let (ticket, answer) = oneshot::channel();
+        let node = Rc::clone(self);
+        spawn_local(async move {
+            let worked = worked.await.map_err(|_| stopping());
+            let safe = node.commit().await;
+            // Nobody waits any more if the other worker is stopping.
+            drop(ticket.send(safe.and(worked)));
+        });
+        answer
     }
 
     /// Asks every node the same, and gives their answers by worker. Those of nodes that are stopping are left out.
