@@ -3,6 +3,10 @@
 //! One batch carries many commands in three vectors, whatever their number, and returns with the replies in a fourth; it is
 //! then cleared and used again. So a command for another worker costs a copy of its arguments and of its reply, and no
 //! allocation.
+//!
+//! **Goes.** Short commands may have long replies. So a batch runs in *goes*: when its replies have come to [`REPLIES`] it goes
+//! back as it is, the replies that can be sent are sent and [released](Batch::release), and it comes again for the rest.
+//! What the sender said is [one go](Batch::begin_go) is never cut.
 
 use crate::{
     command::Command,
@@ -18,8 +22,12 @@ pub struct Batch {
     spans: Vec<Span>,
     heads: Vec<Head>,
     replies: Vec<u8>,
-    /// Where each reply ends.
+    /// Where each reply ends, in all replies that there have been.
     ends: Vec<usize>,
+    /// How many bytes of them have been released.
+    released: usize,
+    /// What is pushed now belongs to this go.
+    go: usize,
 }
 
 #[derive(Debug)]
@@ -29,6 +37,7 @@ struct Head {
     call: Call,
     /// Where its spans end.
     spans: usize,
+    go: usize,
 }
 
 impl Batch {
@@ -56,6 +65,11 @@ impl Batch {
         self.data.len()
     }
 
+    /// What is pushed until the next call belongs to one go, if the calls have different numbers.
+    pub fn begin_go(&mut self, number: usize) {
+        self.go = number;
+    }
+
     /// Adds a command, and gives its number; the replies have the same numbers.
     ///
     /// # Panics
@@ -72,29 +86,67 @@ impl Batch {
             self.data.extend_from_slice(arg);
             self.spans.push(Span::new(start, self.data.len()));
         }
-        self.heads.push(Head { command, hash, call, spans: self.spans.len() });
+        self.heads.push(Head { command, hash, call, spans: self.spans.len(), go: self.go });
         self.heads.len() - 1
     }
 
-    /// Runs all of it, in order, on the shard it was made for.
+    /// Runs what has not run yet, in order, on the shard it was made for: all of it, or a part that has [`REPLIES`] bytes of
+    /// replies.
     pub fn run(&mut self, shard: &mut Shard, journal: &mut Journal) {
-        let mut start = 0;
-        for head in &self.heads {
+        let ran = self.ends.len();
+        let mut before = ran.checked_sub(1).map(|last| &self.heads[last]);
+        for head in &self.heads[ran..] {
+            let same_go = before.is_some_and(|before| before.go == head.go);
+            // Beyond the second bound the connection will be closed, and nobody wants the rest.
+            if !same_go && self.replies.len() >= REPLIES || self.replies.len() > shard.output_max {
+                break;
+            }
+            let start = before.map_or(0, |before| before.spans);
             let args = Args::new(&self.data, &self.spans[start..head.spans]);
             shard.execute(head.command, &args, head.hash, &head.call, &mut self.replies, journal);
-            self.ends.push(self.replies.len());
-            start = head.spans;
+            self.ends.push(self.released + self.replies.len());
+            before = Some(head);
         }
+    }
+
+    /// Whether all of it has run.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.ends.len() == self.heads.len()
+    }
+
+    /// The bytes of replies that it holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// Whether command `i` has run.
+    #[must_use]
+    pub fn has_reply(&self, i: usize) -> bool {
+        i < self.ends.len()
     }
 
     /// The reply to command `i`, after [`run`](Self::run).
     ///
     /// # Panics
-    /// If it has not run.
+    /// If it has not run, or was released.
     #[must_use]
     pub fn reply(&self, i: usize) -> &[u8] {
         let start = i.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.replies[start..self.ends[i]]
+        &self.replies[start - self.released..self.ends[i] - self.released]
+    }
+
+    /// Gives the memory of all replies up to that of command `i` back.
+    ///
+    /// # Panics
+    /// If it has not run.
+    pub fn release(&mut self, i: usize) {
+        let end = self.ends[i];
+        if let Some(len) = end.checked_sub(self.released) {
+            self.replies.drain(..len);
+            self.released = end;
+        }
     }
 
     /// Makes it empty, to be filled again; vectors that one large value has grown are given up.
@@ -106,11 +158,15 @@ impl Batch {
         self.spans.clear();
         self.heads.clear();
         self.ends.clear();
+        self.released = 0;
     }
 }
 
 /// Bytes a cleared batch keeps: a few hundred usual commands.
 const KEEP: usize = 64 * 1024;
+
+/// Bytes of replies after which a batch goes back: another trip over the mesh is little beside a mebibyte copied.
+pub const REPLIES: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -137,5 +193,42 @@ mod tests {
             );
             batch.clear();
         }
+    }
+
+    // What could go wrong: a go is cut, a command runs twice or never, a reply is found under another's number.
+    #[test]
+    fn long_replies_come_in_several_goes_and_short_ones_in_one() {
+        let keyspace = Keyspace::new(1, 1);
+        let mut shard = Shard::new(0, keyspace.clone(), &Limits::default());
+        let (mut batch, mut journal) = (Batch::new(), Journal::new());
+        let call = Call { db: 0, protocol: Protocol::Resp2, now: 1 };
+        let push = |batch: &mut Batch, go, words: &[&[u8]]| {
+            batch.begin_go(go);
+            let command = lookup(words[0]).expect("listed");
+            batch.push(command, words.iter().copied(), keyspace.hash(words[1]), call)
+        };
+        let value = vec![b'v'; REPLIES / 2];
+        push(&mut batch, 0, &[b"SET", b"k", &value]);
+        for go in [1, 2, 3, 3, 3, 4] {
+            push(&mut batch, go, &[b"APPEND", b"count", b"x"]);
+            push(&mut batch, go, &[b"GET", b"k"]);
+        }
+        let mut ran = Vec::new();
+        while !batch.is_done() {
+            batch.run(&mut shard, &mut journal);
+            let last =
+                (0..batch.len()).take_while(|&i| batch.has_reply(i)).last().expect("each run does something");
+            for i in ran.last().map_or(0, |last| last + 1)..=last {
+                match i {
+                    0 => assert_eq!(batch.reply(i), b"+OK\r\n"),
+                    i if i % 2 == 0 => assert!(batch.reply(i).ends_with(b"vv\r\n")),
+                    i => assert_eq!(batch.reply(i), format!(":{}\r\n", i.div_ceil(2)).as_bytes()),
+                }
+            }
+            batch.release(last);
+            assert_eq!(batch.held(), 0);
+            ran.push(last);
+        }
+        assert_eq!(ran, [4, 10, 12], "go 3, of six commands, is whole");
     }
 }

@@ -10,7 +10,8 @@
 //! shard leaves a *hole* in the output and goes into that shard's batch; at the end of the stretch the batches travel, all
 //! at the same time, and their replies fill the holes. So a pipeline costs one round trip over the mesh, not one for each
 //! command. Each shard runs its part in the order in which the client said it; once this worker's own shard has something in
-//! a batch (its gate was closed, or a command was split), later commands for it go there too.
+//! a batch (its gate was closed, or a command was split), later commands for it go there too. A batch whose replies are long
+//! comes back before all of it has run; what can be sent is sent, and it travels again.
 //!
 //! A command that is for the server rather than for keys (CLIENT LIST, a RENAME over two shards) is a *pause*: what came
 //! before it is settled first.
@@ -22,9 +23,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, join, join_all, select};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, REPLIES};
 use crate::command::{self, Command, Rejection};
 use crate::node::{Client, Node, Refused, State, add, now_ms, now_us};
 use crate::plan::{Merge, Route, route};
@@ -172,7 +173,7 @@ impl Connection {
         loop {
             let (consumed, pause) = self.run(&data[at..]);
             at += consumed;
-            self.settle().await;
+            self.settle().await?;
             if self.ended {
                 self.send().await?;
                 return Ok(None);
@@ -219,8 +220,10 @@ impl Connection {
                         command,
                         args: &mut dyn Iterator<Item = &[u8]>,
                         hash,
-                        call| {
+                        call,
+                        hole| {
             let batch = batches[to as usize].get_or_insert_with(|| spare.pop().unwrap_or_default());
+            batch.begin_go(hole);
             batch.push(command, args, hash, call)
         };
         let mut commands = 0;
@@ -273,15 +276,14 @@ impl Connection {
                     shard.execute(command, &args, hash, &call, out, journal);
                 }
                 Route::Shard { shard: to, hash } => {
-                    let number = push(batches, to, command, &mut args.iter(), hash, call);
+                    let number = push(batches, to, command, &mut args.iter(), hash, call, holes.len());
                     holes.push(Hole { at: out.len(), owed: Owed::One(to, number) });
                 }
                 Route::Split(split) => {
+                    let hole = holes.len();
                     let numbers = split.parts.iter().map(|part| {
-                        (
-                            part.shard,
-                            push(batches, part.shard, part.command, &mut part.args(&args), part.hash, call),
-                        )
+                        let args = &mut part.args(&args);
+                        (part.shard, push(batches, part.shard, part.command, args, part.hash, call, hole))
                     });
                     let owed = Owed::Merged(split.merge, numbers.collect());
                     holes.push(Hole { at: out.len(), owed });
@@ -318,57 +320,109 @@ impl Connection {
     }
 
     /// Sends the batches and fills the holes; then waits until what changed here is as durable as promised.
-    async fn settle(&mut self) {
+    async fn settle(&mut self) -> std::io::Result<()> {
         if self.holes.is_empty() {
             if let Err(refused) = self.node.commit().await {
                 self.refuse(&refused);
             }
-            return;
+            return Ok(());
         }
+        loop {
+            if let Some(refused) = self.exchange().await {
+                self.refuse(&refused);
+                break;
+            }
+            let rest = self.fill_holes();
+            if self.holes.is_empty() {
+                break;
+            }
+            // A single command's replies are more than a batch may hold.
+            if self.batches.iter().flatten().any(|batch| batch.held() > self.node.config.limits.output_max) {
+                return Err(std::io::ErrorKind::QuotaExceeded.into());
+            }
+            self.send().await?;
+            self.out.extend_from_slice(&rest);
+        }
+        for mut batch in self.batches.iter_mut().filter_map(Option::take) {
+            batch.clear();
+            self.spare.push(batch);
+        }
+        Ok(())
+    }
+
+    /// Has the shards run their batches, or some more of them, all at the same time. Says so if nothing of it may be
+    /// acknowledged.
+    async fn exchange(&mut self) -> Option<Refused> {
         let node = &self.node;
-        let mut done: Vec<Option<Batch>> = self.batches.iter().map(|_| None).collect();
+        // One that holds replies still, because others must come first, is not asked for more.
+        let wanted = |batch: &mut Batch| !batch.is_done() && batch.held() < REPLIES;
         let sent = self.batches.iter_mut().enumerate().filter_map(|(to, batch)| {
             let to = u32::try_from(to).expect("shards are few");
-            let batch = batch.take()?;
+            let batch = batch.take_if(wanted)?;
             Some(async move { (to, node.work(to, Work::Batch(batch)).await) })
         });
-        let mut refused = self.node.commit().await.err();
-        for (from, answer) in join_all(sent).await {
+        let (committed, answers) = join(node.commit(), join_all(sent)).await;
+        let mut refused = committed.err();
+        for (from, answer) in answers {
             match answer {
-                Ok(Worked::Batch(batch)) => done[from as usize] = Some(batch),
+                Ok(Worked::Batch(batch)) => self.batches[from as usize] = Some(batch),
                 Ok(Worked::Step(_)) => panic!("a batch comes back as a batch"),
                 Err(why) => refused = Some(why),
             }
         }
-        match refused {
-            Some(refused) => self.refuse(&refused),
-            None => self.fill_holes(&done),
-        }
-        for mut batch in done.into_iter().flatten() {
-            batch.clear();
-            self.spare.push(batch);
-        }
+        refused
     }
 
-    /// Puts the replies where they belong.
-    fn fill_holes(&mut self, done: &[Option<Batch>]) {
-        let reply = |(shard, number): (u32, usize)| {
-            done[shard as usize].as_ref().expect("every batch has come back").reply(number)
-        };
+    /// Puts the replies where they belong, up to the first that is not there. The output then ends there; what is behind is
+    /// given back.
+    fn fill_holes(&mut self) -> Vec<u8> {
+        let batch = |shard: u32| self.batches[shard as usize].as_ref().expect("every batch has come back");
+        let reply = |(shard, number): (u32, usize)| batch(shard).reply(number);
+        let has_reply = |&(shard, number): &(u32, usize)| batch(shard).has_reply(number);
         let with_holes = std::mem::take(&mut self.out);
-        let mut from = 0;
-        for hole in self.holes.drain(..) {
+        let (mut from, mut filled) = (0, 0);
+        for hole in &self.holes {
+            let there = match &hole.owed {
+                Owed::One(shard, number) => has_reply(&(*shard, *number)),
+                Owed::Merged(_, parts) => parts.iter().all(has_reply),
+            };
+            if !there {
+                break;
+            }
             self.out.extend_from_slice(&with_holes[from..hole.at]);
             from = hole.at;
-            match hole.owed {
-                Owed::One(shard, number) => self.out.extend_from_slice(reply((shard, number))),
+            filled += 1;
+            match &hole.owed {
+                Owed::One(shard, number) => self.out.extend_from_slice(reply((*shard, *number))),
                 Owed::Merged(merge, parts) => {
                     let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
                     merge.encode(parts.iter().copied().map(reply), now_us(), &mut encoder);
                 }
             }
         }
-        self.out.extend_from_slice(&with_holes[from..]);
+        if filled == self.holes.len() {
+            self.holes.clear();
+            self.out.extend_from_slice(&with_holes[from..]);
+            return Vec::new();
+        }
+        let mut used: Vec<_> = self.batches.iter().map(|_| None).collect();
+        for hole in self.holes.drain(..filled) {
+            match hole.owed {
+                Owed::One(shard, number) => used[shard as usize] = Some(number),
+                Owed::Merged(_, parts) => {
+                    parts.iter().for_each(|(shard, number)| used[*shard as usize] = Some(*number))
+                }
+            }
+        }
+        for (batch, last) in self.batches.iter_mut().zip(used) {
+            if let (Some(batch), Some(last)) = (batch, last) {
+                batch.release(last);
+            }
+        }
+        for hole in &mut self.holes {
+            hole.at -= from;
+        }
+        with_holes[from..].to_vec()
     }
 
     /// Answers a stretch whose effects are not safe: nothing of it may be acknowledged, so the connection ends with the

@@ -385,6 +385,10 @@ impl<'a> Run<'a> {
     fn mget(&mut self) -> Done {
         self.out.array(self.args.len() - 1);
         for i in 1..self.args.len() {
+            if self.out.position() > self.shard.output_max {
+                // The connection is closed for so much output, and nobody sees that it ends here.
+                return Ok(());
+            }
             let key = self.key_at(i);
             let shard = &mut *self.shard;
             let found = shard.dbs[usize::from(self.call.db)].find(&key, self.call.now);

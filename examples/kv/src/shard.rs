@@ -24,6 +24,7 @@ pub struct Shard {
     pub(crate) index: u32,
     pub(crate) keyspace: Keyspace,
     pub(crate) value_max: usize,
+    pub(crate) output_max: usize,
     memory_max: usize,
     pub(crate) dbs: Vec<Db>,
     /// What flushed databases held, dropped bit by bit: freeing ten million keys at once takes a second.
@@ -79,6 +80,7 @@ impl Shard {
         Self {
             index,
             value_max: limits.value_max,
+            output_max: limits.output_max,
             memory_max: limits.memory_max.div_ceil(parts),
             dbs: (0..DATABASES).map(|_| Db::new(shards)).collect(),
             garbage: Vec::new(),

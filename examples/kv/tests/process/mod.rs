@@ -47,6 +47,7 @@ impl Process {
     }
 
     /// Starts a server, which may refuse.
+    #[expect(clippy::zombie_processes, reason = "dropping a `Process` waits")]
     pub(crate) fn try_start(dir: &Path, options: &[&str]) -> Result<Process, Refused> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kv"))
             .args(["--bind", "127.0.0.1:0", "--dir"])
