@@ -12,6 +12,8 @@
 //! | entries/op | system calls for each of them |
 //! | mesh/s | messages it sent to other workers, each with what a turn had for them |
 //! | p50, p99, p99.9 | what its clients waited for a reply |
+#![expect(clippy::print_stdout, reason = "the table is what the demo is for")]
+#![expect(clippy::print_stdout, reason = "the table is what the demo is for")]
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};

@@ -753,7 +753,9 @@ mod tests {
                 }
                 out
             });
-        prop_oneof![8 => multibulk, 2 => "[a-z \"'\\\\x0-9]{0,12}\r\n".prop_map(String::into_bytes), 1 => "[*$][0-9a-]{0,4}\r\n".prop_map(String::into_bytes)]
+        let inline = "[a-z \"'\\\\x0-9]{0,12}\r\n".prop_map(String::into_bytes);
+        let header = "[*$][0-9a-]{0,4}\r\n".prop_map(String::into_bytes);
+        prop_oneof![8 => multibulk, 2 => inline, 1 => header]
     }
 
     proptest! {
