@@ -70,7 +70,12 @@ const BACKENDS: &[&str] = &["uring", "iocp", "poll", "sim"];
 const NAMES_BACKENDS: &[(&str, &str)] = &[
     ("src/io/driver/mod.rs", "declares which backends this build has"),
     ("src/io/driver/tests/mod.rs", "tests run on every backend"),
+    ("src/runtime/tests.rs", "several workers in one simulated world"),
 ];
+
+/// Tests of a layer that are written as its users write: with the names of the layers above.
+const TESTS_FROM_ABOVE: &[(&str, &str)] =
+    &[("src/runtime/tests.rs", "simulated workers run tasks that sleep and spawn as a program's do")];
 
 /// Where the platforms may differ: a folder (with `/` at its end) or a file.
 const PLATFORMS: &[(&str, &str)] = &[
@@ -395,7 +400,8 @@ fn layers(source: &Source) -> Vec<String> {
     for (line, path, absolute) in source.resolved_paths(&module) {
         let Some(named) = path.first() else { continue };
         // What is no layer is an item of the crate's root, which the interface alone may name.
-        if absolute && self::rank(named).unwrap_or(INTERFACE) > rank {
+        let above = absolute && self::rank(named).unwrap_or(INTERFACE) > rank;
+        if above && !listed(TESTS_FROM_ABOVE, &source.path) {
             complaints.push(
                 source
                     .at(line, &format!("`{top}` lies below `{named}`; have it handed in from above instead")),

@@ -87,6 +87,14 @@ impl Builder {
         self
     }
 
+    /// How long a busy worker that would sleep waits for more than one answer
+    /// ([`DriverConfig::linger`](crate::io::driver::DriverConfig::linger)); not at all by default.
+    #[must_use]
+    pub fn linger(mut self, limit: Duration) -> Builder {
+        self.driver.linger = limit;
+        self
+    }
+
     /// All settings of the drivers.
     #[must_use]
     pub fn driver(mut self, config: DriverConfig) -> Builder {

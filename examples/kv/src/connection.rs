@@ -19,11 +19,14 @@
 //! While replies are being sent the connection goes on receiving, up to the bound of a query: a client that writes a long
 //! pipeline before it reads would otherwise wait for us as we wait for it.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, join, join_all, select};
+
+use veloq::net::WriteAll;
 
 use crate::batch::{Batch, REPLIES};
 use crate::command::{self, Command, Rejection};
@@ -50,13 +53,17 @@ pub async fn serve(node: Rc<Node>, client: Rc<Client>) {
         input: Vec::new(),
         arrived: Vec::new(),
         out: Vec::new(),
+        sending: None,
+        spare_out: Vec::new(),
         holes: Vec::new(),
         ended: false,
         node: Rc::clone(&node),
         client: Rc::clone(&client),
     };
     // An error is the client's end, in one of the ways in which connections end.
-    let _ended = connection.run_until_closed().await;
+    if connection.run_until_closed().await.is_ok() {
+        let _sent = connection.sent().await;
+    }
     node.dismiss(&client);
 }
 
@@ -72,6 +79,10 @@ struct Connection {
     arrived: Vec<u8>,
     /// Replies, with holes.
     out: Vec<u8>,
+    /// Replies that the kernel has.
+    sending: Option<WriteAll<Vec<u8>>>,
+    /// An empty output, for its memory.
+    spare_out: Vec<u8>,
     /// What is missing in `out`, in order.
     holes: Vec<Hole>,
     /// What goes to each shard at the end of the stretch.
@@ -504,7 +515,8 @@ impl Connection {
         clients
     }
 
-    /// Sends the output, and keeps receiving meanwhile.
+    /// Hands the output to the kernel. A usual reply is sent by the time of the next request, so nobody is woken to hear
+    /// of it; a long one is waited for, since the client's reading must set the pace.
     async fn send(&mut self) -> std::io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
@@ -512,16 +524,32 @@ impl Connection {
         if self.out.len() > self.node.config.limits.output_max {
             return Err(std::io::ErrorKind::QuotaExceeded.into());
         }
-        let out = std::mem::take(&mut self.out);
+        self.sent().await?;
+        let out = std::mem::replace(&mut self.out, std::mem::take(&mut self.spare_out));
         add(&self.node.counters.bytes_out, out.len() as u64);
         self.client.output.set(out.len());
+        let waits = out.len() > KEEP;
+        let mut write = self.client.stream.write_all(out);
+        if waits {
+            self.sending = Some(write);
+            return self.sent().await;
+        }
+        match Pin::new(&mut write).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => self.sending = Some(write),
+            Poll::Ready((sent, out)) => self.take_back(sent, out)?,
+        }
+        Ok(())
+    }
+
+    /// Waits until the output that was handed over last has been sent, and keeps receiving meanwhile.
+    async fn sent(&mut self) -> std::io::Result<()> {
+        let Some(mut write) = self.sending.take() else { return Ok(()) };
         let stream = Rc::clone(&self.client.stream);
-        let mut write = pin!(stream.write_all(out));
-        let (sent, mut out) = loop {
+        let (sent, out) = loop {
             if self.ended || self.arrived.len() > self.node.config.limits.query_max {
                 break write.await;
             }
-            match select(write.as_mut(), pin!(stream.recv())).await {
+            match select(&mut write, pin!(stream.recv())).await {
                 Either::Left((sent, _)) => break sent,
                 Either::Right((Ok(data), _)) if !data.is_empty() => {
                     add(&self.node.counters.bytes_in, data.len() as u64);
@@ -531,12 +559,16 @@ impl Connection {
                 Either::Right(_) => break write.await,
             }
         };
+        self.take_back(sent, out)
+    }
+
+    /// Keeps a sent output's memory for the next one.
+    fn take_back(&mut self, sent: std::io::Result<()>, mut out: Vec<u8>) -> std::io::Result<()> {
         self.client.output.set(0);
-        sent?;
         out.clear();
         out.shrink_to(KEEP.max(SEND_AT));
-        self.out = out;
-        Ok(())
+        self.spare_out = out;
+        sent
     }
 }
 

@@ -34,6 +34,10 @@ use crate::txn::Gate;
 /// Connections that the kernel holds for a worker that is busy: Redis's default is 511.
 const BACKLOG: u32 = 511;
 
+/// How long a busy worker waits for more requests than one before it wakes: less than a client's round trip over loopback. Only
+/// where there is one worker, since with several, those for another worker's keys would wait for each hop.
+const LINGER: Duration = Duration::from_micros(40);
+
 /// How long connections may take to end when the server stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -318,6 +322,9 @@ pub fn runtime(options: &Options) -> io::Result<veloq::Runtime> {
     let mut builder = veloq::runtime::Builder::new().pin(!options.no_pin).thread_name("kv");
     if let Some(workers) = options.workers {
         builder = builder.workers(workers);
+    }
+    if options.workers == Some(1) {
+        builder = builder.linger(LINGER);
     }
     builder.build()
 }

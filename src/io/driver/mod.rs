@@ -81,6 +81,11 @@ pub struct DriverConfig {
     pub receive_buffers: u16,
     /// Bytes of each buffer in the receive ring.
     pub receive_buffer_bytes: u32,
+    /// How long a busy worker that has sent something out and would sleep waits for company: for as many answers as it has
+    /// lately had at a time, instead of the first. That makes fewer, larger turns, for a delay of at most so much (and
+    /// the timer's slack, 50 µs by default). Zero, the default, wakes for the first answer; a worker that is not busy
+    /// always does. For servers of many connections on one worker: messages from other workers would wait as well.
+    pub linger: Duration,
     /// Kernel worker threads at most for bounded work (files), and for unbounded work (what cannot be polled).
     pub kernel_workers_max: [u32; 2],
     /// Features to do without, by the names in [`Capabilities`]; for tests, and to work around a broken kernel.
@@ -95,6 +100,7 @@ impl Default for DriverConfig {
             direct_descriptors: 1024,
             receive_buffers: 256,
             receive_buffer_bytes: 8 * 1024,
+            linger: Duration::ZERO,
             kernel_workers_max: [16, 64],
             without: Vec::new(),
         }

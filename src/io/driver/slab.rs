@@ -292,9 +292,9 @@ impl StableSlab {
     /// still. Asked once a turn, after the tasks have run: whoever reads has taken them by then, and is not disturbed.
     pub(crate) fn pop_overfull(&mut self) -> Option<Token> {
         while let Some(token) = self.overfull.pop() {
-            let unattended = self.head(token).is_some_and(|head| {
-                matches!(head.state, State::Armed) && head.items.len() >= head.items_max
-            });
+            let unattended = self
+                .head(token)
+                .is_some_and(|head| matches!(head.state, State::Armed) && head.items.len() >= head.items_max);
             if unattended {
                 return Some(token);
             }

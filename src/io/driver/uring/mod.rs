@@ -67,6 +67,10 @@ pub(crate) struct UringDriver {
     /// The ring's index in this thread's table of registered rings, if it has one.
     ring_index: Option<u32>,
     no_iowait: bool,
+    /// How long a busy worker waits for more than one answer.
+    linger_ns: u64,
+    /// Answers for each entry, lately: a moving average, in sixteenths.
+    answers_lately: u32,
     backlog: VecDeque<(Token, squeue::Entry)>,
     /// The driver's own requests that found the submission queue full.
     own_backlog: VecDeque<squeue::Entry>,
@@ -101,6 +105,8 @@ impl UringDriver {
             ring,
             ring_index,
             no_iowait,
+            linger_ns: u64::try_from(config.linger.as_nanos()).unwrap_or(u64::MAX),
+            answers_lately: 0,
             backlog: VecDeque::new(),
             own_backlog: VecDeque::new(),
             unparker: Unparker::new()?,
@@ -217,9 +223,8 @@ impl UringDriver {
     }
 
     /// Enters the kernel once. Submits everything queued; with `wait`, sleeps until a completion or the timeout.
-    fn enter(&mut self, wait: Option<Option<Timespec>>) -> io::Result<()> {
-        let to_submit =
-            u32::try_from(self.ring.submission().len()).expect("a ring has at most 32,768 entries");
+    fn enter(&mut self, wait: Option<Wait>) -> io::Result<()> {
+        let to_submit = self.queued();
         let mut flags = ENTER_GETEVENTS;
         if self.ring_index.is_some() {
             flags |= ENTER_REGISTERED_RING;
@@ -227,16 +232,16 @@ impl UringDriver {
         self.counters.entries += 1;
         let entered = match wait {
             None => self.enter_raw(to_submit, 0, flags, None),
-            Some(timeout) => {
+            Some(Wait { answers, timeout }) => {
                 self.counters.parks += 1;
                 if self.no_iowait {
                     flags |= ENTER_NO_IOWAIT;
                 }
                 match &timeout {
-                    None => self.enter_raw(to_submit, 1, flags, None),
+                    None => self.enter_raw(to_submit, answers, flags, None),
                     Some(timeout) => {
                         let args = SubmitArgs::new().timespec(timeout);
-                        self.enter_raw(to_submit, 1, flags | ENTER_EXT_ARG, Some(&args))
+                        self.enter_raw(to_submit, answers, flags | ENTER_EXT_ARG, Some(&args))
                     }
                 }
             }
@@ -276,12 +281,36 @@ impl UringDriver {
 
     /// Stores every posted completion in the slab.
     fn reap(&mut self, slab: &mut StableSlab) {
+        let before = self.counters.completions;
         loop {
             // The iterator is dropped for each completion, which publishes the head: what is stored below may not fail
             // half way with the kernel thinking that the rest is unread.
             let Some(entry) = self.ring.completion().next() else { break };
             self.counters.completions += 1;
             self.answer(slab, &entry);
+        }
+        let answers = u32::try_from((self.counters.completions - before).min(1 << 12)).expect("just bounded");
+        // An eighth of each new number, in sixteenths.
+        self.answers_lately = self.answers_lately - self.answers_lately / 8 + answers * 2;
+    }
+
+    /// Entries of the submission queue that the kernel has not taken.
+    fn queued(&mut self) -> u32 {
+        u32::try_from(self.ring.submission().len()).expect("a ring has at most 32,768 entries")
+    }
+
+    /// What a park waits for. A busy worker with something to send waits for company, as long as `linger` allows: what it
+    /// sends is mostly answered at once, which alone is no reason to wake.
+    fn wait(&mut self, left_ns: Option<u64>) -> Wait {
+        let lately = self.answers_lately / 16;
+        let queued = self.queued();
+        if self.linger_ns == 0 || lately < LINGER_ANSWERS_MIN || queued == 0 {
+            return Wait { answers: 1, timeout: left_ns.map(timespec) };
+        }
+        let answers = queued + (lately / 2).min(LINGER_ANSWERS_MAX);
+        Wait {
+            answers,
+            timeout: Some(timespec(left_ns.map_or(self.linger_ns, |left_ns| left_ns.min(self.linger_ns)))),
         }
     }
 
@@ -336,6 +365,25 @@ impl UringDriver {
         }
     }
 }
+
+/// What an entry that may sleep waits for.
+struct Wait {
+    /// So many completions.
+    answers: u32,
+    /// Or so long.
+    timeout: Option<Timespec>,
+}
+
+fn timespec(ns: u64) -> Timespec {
+    let nanos = u32::try_from(ns % 1_000_000_000).expect("a remainder of 10^9 fits");
+    Timespec::new().sec(ns / 1_000_000_000).nsec(nanos)
+}
+
+/// Answers at a time from which on a worker counts as busy: below, waiting for more would delay without saving.
+const LINGER_ANSWERS_MIN: u32 = 4;
+
+/// Answers that a busy worker waits for at most: by then the cost of an entry is spread thin enough.
+const LINGER_ANSWERS_MAX: u32 = 16;
 
 /// What the kernel calls a descriptor: a number of the process, or an index in the ring's table.
 enum Target {
@@ -405,12 +453,9 @@ impl Driver for UringDriver {
         if waits_behind || has_news {
             return self.process_completions(slab);
         }
-        let timeout = deadline_ns.map(|deadline_ns| {
-            let left_ns = deadline_ns.saturating_sub(self.now_ns());
-            let nanos = u32::try_from(left_ns % 1_000_000_000).expect("a remainder of 10^9 fits");
-            Timespec::new().sec(left_ns / 1_000_000_000).nsec(nanos)
-        });
-        self.enter(Some(timeout))?;
+        let left_ns = deadline_ns.map(|deadline_ns| deadline_ns.saturating_sub(self.now_ns()));
+        let wait = self.wait(left_ns);
+        self.enter(Some(wait))?;
         self.reap(slab);
         Ok(())
     }
