@@ -46,7 +46,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/mesh/ring.rs", "slots are uninitialised memory that two threads hand to each other"),
     ("src/runtime/runtime.rs", "`block_on` runs a future that may borrow from its caller"),
     ("src/runtime/task/join.rs", "handles hold counted references to headers, and take the output"),
-    ("src/runtime/task/local.rs", "intrusive lists over headers that the owner's reference keeps"),
+    ("src/runtime/task/executor.rs", "intrusive lists over headers that the owner's reference keeps"),
     ("src/runtime/task/raw.rs", "any thread may free a task's header, its owner alone touches its future"),
     ("src/runtime/task/remote.rs", "an intrusive list: its nodes are the headers of tasks"),
     ("src/runtime/task/state.rs", "the owner's words are plain memory in a header that other threads see"),

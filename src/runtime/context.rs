@@ -14,7 +14,7 @@ use std::rc::Rc;
 use super::mesh::links::Links;
 use super::metrics::WorkerMetrics;
 use super::shared::Shared;
-use super::task::{JoinHandle, Local, TaskRef};
+use super::task::{Executor, JoinHandle, TaskRef};
 use super::timer::Timers;
 use super::worker_id::WorkerId;
 use crate::io::buf::{BuddyPool, BufPool};
@@ -29,7 +29,7 @@ pub(crate) struct Context(Rc<Parts>);
 pub(crate) struct Parts {
     pub(crate) id: WorkerId,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) local: Rc<Local>,
+    pub(crate) executor: Rc<Executor>,
     pub(crate) timers: Timers,
     pub(crate) driver: DriverHandle,
     pub(crate) pool: BuddyPool,
@@ -49,7 +49,7 @@ thread_local! {
 /// While it lives, a worker's parts are the thread's current ones. Restores those before.
 pub(crate) struct Entered {
     outer: Option<Context>,
-    _local: super::task::Entered,
+    _executor: super::task::Entered,
     _timers: super::timer::Entered,
     _driver: crate::io::driver::Entered,
 }
@@ -70,7 +70,7 @@ impl Context {
     /// Makes this worker the thread's current one until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
         Entered {
-            _local: self.local.enter(),
+            _executor: self.executor.enter(),
             _timers: self.timers.enter(),
             _driver: self.driver.enter(),
             outer: CURRENT.replace(Some(self.clone())),
@@ -104,7 +104,7 @@ impl Context {
     /// Gives the task back if too many wait for that worker already.
     pub(crate) fn send(&self, to: WorkerId, task: TaskRef) -> Result<(), TaskRef> {
         if to == self.id {
-            self.local.adopt(task);
+            self.executor.adopt(task);
             return Ok(());
         }
         self.links.borrow_mut().send(to, task)
@@ -120,13 +120,13 @@ impl Context {
     /// Runs a future as a task of this worker.
     #[track_caller]
     pub(crate) fn spawn_local<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
-        self.local.spawn(future, std::panic::Location::caller())
+        self.executor.spawn(future, std::panic::Location::caller())
     }
 
     /// What this worker has done so far.
     pub(crate) fn metrics(&self) -> WorkerMetrics {
         let driver = self.driver.counters();
-        let tasks = self.local.counters();
+        let tasks = self.executor.counters();
         let pool = self.pool.stats();
         let (mesh_sent, mesh_received) = self.links.borrow().counts();
         WorkerMetrics {

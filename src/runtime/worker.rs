@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::context::{Context, Parts};
 use super::mesh::links::Links;
 use super::shared::Shared;
-use super::task::Local;
+use super::task::Executor;
 use super::timer::{Clock, Timers};
 use super::worker_id::WorkerId;
 use crate::io::buf::BuddyPool;
@@ -60,12 +60,12 @@ impl Worker {
         clock: Clock,
         budget: usize,
     ) -> Worker {
-        let local = Local::new(Arc::clone(shared.mailbox(id)));
+        let executor = Executor::new(Arc::clone(shared.mailbox(id)));
         let links = Links::new(id, Arc::clone(&shared)).into();
         let parts = Parts {
             id,
             shared,
-            local,
+            executor,
             timers: Timers::new(clock),
             driver,
             pool,
@@ -87,8 +87,8 @@ impl Worker {
     pub(crate) fn work(&mut self) {
         let parts = &*self.context;
         parts.turns.set(parts.turns.get() + 1);
-        parts.links.borrow_mut().receive(|task| parts.local.adopt(task));
-        parts.local.drain_remote();
+        parts.links.borrow_mut().receive(|task| parts.executor.adopt(task));
+        parts.executor.drain_remote();
         self.run_ready();
         let fired = parts.timers.fire_due();
         parts.timers_fired.set(parts.timers_fired.get() + fired as u64);
@@ -101,15 +101,15 @@ impl Worker {
 
     /// Runs ready tasks up to the budget or the slice.
     fn run_ready(&self) {
-        let local = &self.context.local;
+        let executor = &self.context.executor;
         let mut left = self.budget;
-        left -= local.run(left.min(POLLS_PER_LOOK));
-        if left == 0 || !local.has_ready() {
+        left -= executor.run(left.min(POLLS_PER_LOOK));
+        if left == 0 || !executor.has_ready() {
             return;
         }
         let start_ns = self.context.driver.now_ns();
-        while left > 0 && local.has_ready() && self.context.driver.now_ns() - start_ns < SLICE_NS {
-            left -= local.run(left.min(POLLS_PER_LOOK));
+        while left > 0 && executor.has_ready() && self.context.driver.now_ns() - start_ns < SLICE_NS {
+            left -= executor.run(left.min(POLLS_PER_LOOK));
         }
     }
 
@@ -117,7 +117,7 @@ impl Worker {
     pub(crate) fn wait(&mut self, may_park: bool) {
         let parts = &*self.context;
         let mailbox = parts.shared.mailbox(parts.id);
-        let idle = !parts.local.has_ready() && !parts.links.borrow().has_unfinished();
+        let idle = !parts.executor.has_ready() && !parts.links.borrow().has_unfinished();
         let parks = may_park && idle && mailbox.doorbell().announce_sleep().is_ok();
         let entered = if parks {
             parts.parks.set(parts.parks.get() + 1);
@@ -143,7 +143,7 @@ impl Worker {
         let parts = &*self.context;
         let rung = parts.shared.mailbox(parts.id).doorbell().announce_sleep().is_err();
         parts.shared.mailbox(parts.id).doorbell().wake_up();
-        rung || parts.local.has_ready() || parts.links.borrow().has_unfinished()
+        rung || parts.executor.has_ready() || parts.links.borrow().has_unfinished()
     }
 
     /// Shares the counters with other threads.
@@ -156,7 +156,7 @@ impl Worker {
     pub(crate) fn end(self) -> Drained {
         let parts = &*self.context;
         let entered = self.context.enter();
-        parts.local.close();
+        parts.executor.close();
         let left = parts.links.borrow_mut().close();
         drop(left);
         let instances = std::mem::take(&mut *parts.instances.borrow_mut());

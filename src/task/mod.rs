@@ -12,7 +12,9 @@ pub use cancel::{CancelToken, Cancelled};
 
 #[cfg(not(loom))]
 mod spawn;
+mod yield_now;
 
 pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId};
 #[cfg(not(loom))]
 pub use spawn::{on_every_worker, spawn_local, spawn_to};
+pub use yield_now::yield_now;

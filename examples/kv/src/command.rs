@@ -2,8 +2,8 @@
 //!
 //! [`resolve`] is on the path of every request. It packs the name into one 128-bit word (no name is longer than 16 bytes),
 //! folds case with one `or`, and looks into a perfect hash table that the compiler builds and checks; a word that is equal
-//! and as long is the name. The rows themselves ([`table`]) also answer COMMAND, COMMAND INFO and COMMAND LIST; COMMAND DOCS
-//! is answered from [`docs`].
+//! and as long is the name. The rows themselves (`table`) also answer COMMAND, COMMAND INFO and COMMAND LIST; COMMAND DOCS
+//! is answered from `docs`.
 
 mod docs;
 mod table;

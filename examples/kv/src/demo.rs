@@ -1,7 +1,7 @@
 //! `kv --demo SECONDS`: the server at work, with a client of its own.
 //!
 //! The server runs as it always does, in a directory that is removed afterwards. The client is a second Veloq runtime on a
-//! thread of its own, with [`CLIENTS`] connections that send one command at a time over loopback. Each second a table is
+//! thread of its own, with `CLIENTS` connections that send one command at a time over loopback. Each second a table is
 //! shown, a line for each of the server's workers:
 //!
 //! | column | is |
@@ -12,7 +12,6 @@
 //! | entries/op | system calls for each of them |
 //! | mesh/s | messages it sent to other workers, each with what a turn had for them |
 //! | p50, p99, p99.9 | what its clients waited for a reply |
-#![expect(clippy::print_stdout, reason = "the table is what the demo is for")]
 #![expect(clippy::print_stdout, reason = "the table is what the demo is for")]
 
 use std::cell::{Cell, RefCell};

@@ -2,7 +2,7 @@
 //!
 //! A command reads its arguments, looks at entries, appends one reply to the output, and puts what it changed into the
 //! journal: effects, with absolute times and values. A command that fails changes nothing, and its reply is an error
-//! ([`Fault`]) in Redis's words; the order of checks is Redis's too, since a request can be wrong in more than one way.
+//! (`Fault`) in Redis's words; the order of checks is Redis's too, since a request can be wrong in more than one way.
 
 use std::borrow::Cow;
 

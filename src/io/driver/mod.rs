@@ -1,8 +1,8 @@
 //! The portable half of the kernel connection.
 //!
-//! A worker has one driver: the [`StableSlab`] that owns every operation in flight, and one backend ([`Driver`]) that
-//! speaks to the kernel. [`PlatformDriver`] is the choice among the backends that this build holds. I/O objects and
-//! futures reach the driver through a [`DriverHandle`], a counted reference that never leaves its thread.
+//! A worker has one driver: the `StableSlab` that owns every operation in flight, and one backend (`Driver`) that
+//! speaks to the kernel. `PlatformDriver` is the choice among the backends that this build holds. I/O objects and
+//! futures reach the driver through a `DriverHandle`, a counted reference that never leaves its thread.
 //!
 //! ```text
 //! Op::poll ─▶ DriverHandle::submit ─▶ StableSlab::insert ─▶ PlatformOp::encode ─▶ Driver::submit ─▶ (kernel)
@@ -11,11 +11,11 @@
 //! ```
 //!
 //! Wakers and destructors are user code, and may come back here (submit, drop another operation). So no borrow of the
-//! driver is held while they run: the slab notes what is to be told or dropped, and [`DriverHandle`] does it when the
+//! driver is held while they run: the slab notes what is to be told or dropped, and `DriverHandle` does it when the
 //! borrow has ended.
 //!
 //! To add an operation: declare it in `io::op` (its fields, its [`OpLifecycle`]), then write its encoding for each
-//! backend in the file of the same name (its [`PlatformOp`]).
+//! backend in the file of the same name (its `PlatformOp`).
 
 mod capability;
 mod completion;

@@ -1,6 +1,6 @@
 //! Operations on sockets.
 //!
-//! Those that receive hold the socket's [`Stash`]: if nobody waits for their answer any more, what they received is kept
+//! Those that receive hold the socket's `Stash`: if nobody waits for their answer any more, what they received is kept
 //! there for the next caller. It is there before the stash hears that the receive has ended, so nothing can overtake it.
 
 use std::io;

@@ -1,6 +1,6 @@
 //! The protocols of [`super`], in every interleaving that loom can make of them. Each model has its mutants.
 //!
-//! A model's threads: the *owner* (the model's main thread, which runs a [`Local`]) and one or two others. Loom itself reports an
+//! A model's threads: the *owner* (the model's main thread, which runs a [`Executor`]) and one or two others. Loom itself reports an
 //! access that nothing orders, an `Arc` that was leaked (each header holds the mailbox's), and a deadlock; the models
 //! assert the rest.
 
@@ -12,26 +12,26 @@ use std::task::{Context, Poll, Waker};
 
 use loom::thread;
 
-use super::{JoinError, JoinHandle, Local, TaskRef};
+use super::{Executor, JoinError, JoinHandle, TaskRef};
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, model};
 
 /// A worker without a driver.
-fn worker() -> Rc<Local> {
-    Local::new(Mailbox::new(1, || ()))
+fn worker() -> Rc<Executor> {
+    Executor::new(Mailbox::new(1, || ()))
 }
 
 /// A worker's turn.
-fn turn(local: &Rc<Local>) {
+fn turn(local: &Rc<Executor>) {
     let _entered = local.enter();
     local.drain_remote();
     local.run(4);
 }
 
 #[track_caller]
-fn spawn<F: Future + 'static>(local: &Local, future: F) -> JoinHandle<F::Output> {
+fn spawn<F: Future + 'static>(local: &Executor, future: F) -> JoinHandle<F::Output> {
     local.spawn(future, Location::caller())
 }
 

@@ -20,7 +20,7 @@
 //! | [`waker`] | the [`Waker`](std::task::Waker) and the [`Waiter`](crate::io::driver::waiter::Waiter) over a header |
 //! | [`join`] | [`JoinHandle`], [`AbortHandle`], [`JoinError`] |
 //! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
-//! | [`local`] | [`Local`]: the owner's task list and ready queue, and everything it does with a task |
+//! | [`executor`] | [`Executor`]: the owner's task list and ready queue, and everything it does with a task |
 //!
 //! # A task's life, as its owner sees it
 //!
@@ -59,7 +59,7 @@
 //!
 //! # Waking
 //!
-//! *On the owner* (the thread-local [`Local`] has the header's mailbox): if the task is linked and not ready, it is marked
+//! *On the owner* (the thread-local [`Executor`] has the header's mailbox): if the task is linked and not ready, it is marked
 //! ready and pushed on the queue. Three plain stores.
 //!
 //! *Elsewhere*, with the remote word's bits QUEUED, ABORT, FRESH:
@@ -85,7 +85,7 @@
 //!
 //! # Closing
 //!
-//! [`Local::close`] drops every future, on this thread. A push from elsewhere after that must neither be polled nor leak: the
+//! [`Executor::close`] drops every future, on this thread. A push from elsewhere after that must neither be polled nor leak: the
 //! node holds a reference to a header that holds the mailbox that holds the list. The pusher learns of the close by the
 //! very instruction that rings (see [`doorbell`](crate::runtime::mesh::doorbell)) and then empties the list itself; see
 //! [`mailbox`](crate::runtime::mesh::mailbox). A Fresh task found there is cancelled, any other node only gives back its reference.
@@ -117,8 +117,8 @@
 //! detached output's destructor, a join waker) ends there. A panic payload may itself panic when it is dropped; then
 //! *its* payload is leaked, since that game has no other end.
 
+mod executor;
 mod join;
-mod local;
 mod raw;
 mod remote;
 mod state;
@@ -129,8 +129,8 @@ mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub(crate) use executor::{Entered, Executor};
 pub use join::{AbortHandle, JoinError, JoinHandle};
-pub(crate) use local::{Entered, Local};
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;

@@ -313,7 +313,7 @@ impl Drop for Shared {
 /// A task on its way to its owner: a closure that is `Send`, whose future need not be.
 ///
 /// It enters its worker by [`Mailbox::push`] from any thread, or inside a message by
-/// [`Local::adopt`](super::Local::adopt). Dropped before that, it drops the closure and its handle reports
+/// [`Executor::adopt`](super::Executor::adopt). Dropped before that, it drops the closure and its handle reports
 /// that the task was cancelled.
 pub(crate) struct TaskRef(Option<Shared>);
 

@@ -10,27 +10,27 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
-use super::{JoinError, JoinHandle, Local, TaskRef};
+use super::{Executor, JoinError, JoinHandle, TaskRef};
 use crate::io::driver::waiter::Waiter;
 use crate::runtime::mesh::mailbox::Mailbox;
 
 /// A worker without a driver, whose unparker counts.
-fn worker() -> (Rc<Local>, Arc<AtomicUsize>) {
+fn worker() -> (Rc<Executor>, Arc<AtomicUsize>) {
     let unparked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&unparked);
     let mailbox = Mailbox::new(1, move || {
         count.fetch_add(1, Ordering::Relaxed);
     });
-    (Local::new(mailbox), unparked)
+    (Executor::new(mailbox), unparked)
 }
 
 #[track_caller]
-fn spawn<F: Future + 'static>(local: &Local, future: F) -> JoinHandle<F::Output> {
+fn spawn<F: Future + 'static>(local: &Executor, future: F) -> JoinHandle<F::Output> {
     local.spawn(future, Location::caller())
 }
 
 /// Runs turns until there is nothing to do.
-fn settle(local: &Rc<Local>) {
+fn settle(local: &Rc<Executor>) {
     let _entered = local.enter();
     while local.drain_remote() + local.run(64) > 0 {}
 }
@@ -467,7 +467,7 @@ fn closing_drops_what_destructors_spawn() {
             self.1.set(self.1.get() + 1);
             if self.0 > 0 {
                 let next = Spawns(self.0 - 1, Rc::clone(&self.1));
-                Local::with_current(|local| drop(spawn(local, hold(next)))).expect("closing enters");
+                Executor::with_current(|local| drop(spawn(local, hold(next)))).expect("closing enters");
             }
         }
     }

@@ -14,7 +14,7 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
-use super::local::{self, Local};
+use super::executor::{self, Executor};
 use super::raw::Shared;
 use super::state::{Header, Life, Request};
 use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as};
@@ -43,7 +43,7 @@ pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Co
 pub(super) unsafe fn wake(task: NonNull<Header>) {
     // SAFETY: the caller's own promise.
     let header = unsafe { task.as_ref() };
-    let woken = Local::with_owner_of(header, |owner| {
+    let woken = Executor::with_owner_of(header, |owner| {
         // SAFETY: the task is live, and this is its owner.
         unsafe { owner.wake_here(task) };
     });
@@ -62,7 +62,7 @@ pub(super) unsafe fn wake(task: NonNull<Header>) {
 pub(super) unsafe fn abort(task: NonNull<Header>) {
     // SAFETY: the caller's own promise.
     let header = unsafe { task.as_ref() };
-    let done = Local::with_owner_of(header, |owner| {
+    let done = Executor::with_owner_of(header, |owner| {
         // SAFETY: this is the owner (or owner to be; of a Fresh task the words are as they were made).
         let owned = unsafe { header.owned() };
         match owned.life.get() {
@@ -175,7 +175,7 @@ unsafe fn release_waiter(data: *const ()) {
     let waiters = unsafe { &task.as_ref().owned().waiters };
     waiters.set(waiters.get() - 1);
     // SAFETY: the change just made is one that can leave the owner's side without use for the task.
-    unsafe { local::let_go(task) };
+    unsafe { executor::let_go(task) };
 }
 
 /// The header whose address a waker or waiter carries.

@@ -1,10 +1,10 @@
 //! The owner's side of its tasks: the list of all that are unfinished, the queue of those that are ready.
 //!
-//! A [`Local`] belongs to one thread. While it is *entered* a thread-local names it, which is how a waker knows that it is
+//! A [`Executor`] belongs to one thread. While it is *entered* a thread-local names it, which is how a waker knows that it is
 //! at home. Several may be entered inside one another (several workers on one thread); the innermost counts.
 //!
-//! One turn of a worker does, with what is here: [`drain_remote`](Local::drain_remote) (tasks woken or sent from
-//! elsewhere become ready), then [`run`](Local::run) up to its budget, first in, first out. A task that wakes itself while
+//! One turn of a worker does, with what is here: [`drain_remote`](Executor::drain_remote) (tasks woken or sent from
+//! elsewhere become ready), then [`run`](Executor::run) up to its budget, first in, first out. A task that wakes itself while
 //! it is polled goes behind all that are ready.
 //!
 //! Both lists run through the headers. Every change to them is complete before any user code runs and touches nothing but
@@ -26,7 +26,7 @@ use crate::sync::{Arc, Cell, mutant, per_thread};
 /// A worker's tasks.
 ///
 /// Dropping it closes it.
-pub(crate) struct Local {
+pub(crate) struct Executor {
     mailbox: Arc<Mailbox>,
     phase: Cell<Phase>,
     /// Whether a task is being polled or dropped by `run_one`; that does not nest.
@@ -73,25 +73,25 @@ pub(crate) struct TaskCounters {
 }
 
 per_thread! {
-    /// The `Local` that is entered on this thread. No destructor, so wakers can look at any time.
-    static CURRENT: std::cell::Cell<*const Local> = std::cell::Cell::new(ptr::null());
+    /// The `Executor` that is entered on this thread. No destructor, so wakers can look at any time.
+    static CURRENT: std::cell::Cell<*const Executor> = std::cell::Cell::new(ptr::null());
 }
 
-/// The `Local` that is entered on this thread, or null.
-fn current() -> *const Local {
+/// The `Executor` that is entered on this thread, or null.
+fn current() -> *const Executor {
     // A thread of a model that has ended has none.
     CURRENT.try_with(std::cell::Cell::get).unwrap_or(ptr::null())
 }
 
-impl Local {
+impl Executor {
     /// The tasks of the worker that `mailbox` belongs to.
     ///
     /// # Panics
     ///
-    /// If the mailbox has had a `Local` before: only one may take from its list.
-    pub(crate) fn new(mailbox: Arc<Mailbox>) -> Rc<Local> {
+    /// If the mailbox has had a `Executor` before: only one may take from its list.
+    pub(crate) fn new(mailbox: Arc<Mailbox>) -> Rc<Executor> {
         mailbox.claim();
-        Rc::new(Local {
+        Rc::new(Executor {
             mailbox,
             phase: Cell::new(Phase::Open),
             busy: Cell::new(false),
@@ -108,23 +108,23 @@ impl Local {
     }
 
     /// Makes these the tasks of this thread until the guard is dropped.
-    pub(crate) fn enter(self: &Rc<Local>) -> Entered {
+    pub(crate) fn enter(self: &Rc<Executor>) -> Entered {
         let outer = current();
         CURRENT.with(|current| current.set(Rc::as_ptr(self)));
         Entered { local: Rc::clone(self), outer }
     }
 
-    /// For tests: calls `f` with the `Local` that is entered on this thread. `None` if none is.
+    /// For tests: calls `f` with the `Executor` that is entered on this thread. `None` if none is.
     #[cfg(test)]
-    pub(super) fn with_current<R>(f: impl FnOnce(&Local) -> R) -> Option<R> {
+    pub(super) fn with_current<R>(f: impl FnOnce(&Executor) -> R) -> Option<R> {
         let current = current();
         // SAFETY: as in `with_owner_of`.
         unsafe { current.as_ref() }.map(f)
     }
 
-    /// Calls `f` with the entered `Local` if it is the one that owns the task.
-    pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Local) -> R) -> Option<R> {
-        // SAFETY: whoever put the pointer there keeps the `Local` until it has taken the pointer away again: `Entered` by
+    /// Calls `f` with the entered `Executor` if it is the one that owns the task.
+    pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
+        // SAFETY: whoever put the pointer there keeps the `Executor` until it has taken the pointer away again: `Entered` by
         // its `Rc`, which it leaks rather than dropping it out of order, and `close` by its own borrow. That is later than
         // the end of `f`, since both are on this thread and `f` is called on top of them.
         let local = unsafe { current().as_ref() }?;
@@ -138,7 +138,7 @@ impl Local {
         &self.mailbox
     }
 
-    /// Starts a task, which is polled in a later [`run`](Local::run). After [`close`](Local::close) it is cancelled at once.
+    /// Starts a task, which is polled in a later [`run`](Executor::run). After [`close`](Executor::close) it is cancelled at once.
     pub(crate) fn spawn<F: Future + 'static>(
         &self,
         future: F,
@@ -150,7 +150,7 @@ impl Local {
         handle
     }
 
-    /// Takes in a task that came in a message. After [`close`](Local::close) it is cancelled at once.
+    /// Takes in a task that came in a message. After [`close`](Executor::close) it is cancelled at once.
     ///
     /// # Panics
     ///
@@ -308,8 +308,8 @@ impl Local {
         if self.phase.get() != Phase::Open {
             return;
         }
-        /// Puts the outer `Local` back.
-        struct Restore(*const Local);
+        /// Puts the outer `Executor` back.
+        struct Restore(*const Executor);
         impl Drop for Restore {
             fn drop(&mut self) {
                 CURRENT.with(|current| current.set(self.0));
@@ -441,15 +441,18 @@ impl Local {
     }
 }
 
-impl Drop for Local {
+impl Drop for Executor {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl fmt::Debug for Local {
+impl fmt::Debug for Executor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Local").field("phase", &self.phase.get()).field("counters", &self.counters()).finish()
+        f.debug_struct("Executor")
+            .field("phase", &self.phase.get())
+            .field("counters", &self.counters())
+            .finish()
     }
 }
 
@@ -468,12 +471,12 @@ pub(super) unsafe fn let_go(task: NonNull<Header>) {
     }
 }
 
-/// Keeps a [`Local`] entered. Guards are dropped in the reverse order of entering.
+/// Keeps a [`Executor`] entered. Guards are dropped in the reverse order of entering.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Entered {
-    local: Rc<Local>,
-    outer: *const Local,
+    local: Rc<Executor>,
+    outer: *const Executor,
 }
 
 impl Drop for Entered {
