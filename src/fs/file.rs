@@ -380,7 +380,7 @@ impl File {
     /// # Errors
     ///
     /// What the operating system said. `Unsupported` for a direct descriptor: ask by path, with
-    /// [`fs::metadata`](super::metadata).
+    /// [`fs::metadata`](super::metadata()).
     ///
     /// # Panics
     ///

@@ -1,9 +1,9 @@
 //! Time: waiting for it, limiting others by it, and telling it.
 //!
-//! - [`sleep`] and [`sleep_until`] wait.
-//! - [`timeout`] and [`timeout_at`] give a future so long and no longer; an operation's
+//! - [`sleep()`] and [`sleep_until`] wait.
+//! - [`timeout()`] and [`timeout_at`] give a future so long and no longer; an operation's
 //!   [`deadline`](crate::io::Op::deadline) does so and gives its buffer back.
-//! - [`interval`] and [`interval_at`] tick.
+//! - [`interval()`] and [`interval_at`] tick.
 //! - [`Instant`] is a point in the time of the workers, which a simulation may run faster or slower than the
 //!   wall's.
 //!

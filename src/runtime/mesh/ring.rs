@@ -25,7 +25,7 @@
 //! both numbers only grow: the other end can have done more than we know, never less.
 //!
 //! **Closing.** Whichever end is dropped first says so in `closed`; the other is there to see it. A producer
-//! publishes what it pushed before it says so: thus once [`Consumer::is_closed`] has answered `true`, all
+//! publishes what it pushed before it says so: thus once `Consumer::is_closed` has answered `true`, all
 //! that will ever come is visible, and the consumer is done when `pop` is next empty. What the consumer
 //! leaves behind is dropped with the block, once, by the end that goes last.
 #![expect(unsafe_code, reason = "slots are uninitialised memory that two threads hand to each other")]
