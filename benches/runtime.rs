@@ -21,6 +21,7 @@ use veloq::fs::File;
 use veloq::io::buf::FixedBuf;
 use veloq::io::op::misc::nop;
 use veloq::runtime::{Builder, Handle};
+use veloq::task::yield_now;
 use veloq::time::timeout;
 use veloq::{WorkerId, spawn_local, spawn_to};
 
@@ -279,17 +280,4 @@ impl Turn {
             }
         }
     }
-}
-
-/// Lets the other ready tasks run first.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

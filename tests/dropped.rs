@@ -32,6 +32,7 @@ use veloq::fs::File;
 use veloq::io::driver::DriverConfig;
 use veloq::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use veloq::runtime::{Builder, Handle};
+use veloq::task::yield_now;
 use veloq::time::{sleep, timeout};
 use veloq::{WorkerId, current_worker, spawn_local, spawn_to, workers};
 
@@ -552,19 +553,6 @@ async fn polled<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         Poll::Pending => Poll::Ready(None),
     })
     .await
-}
-
-/// Lets the other ready tasks run first.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 async fn yields(count: u64) {

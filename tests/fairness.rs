@@ -18,6 +18,7 @@ use veloq::fs::File;
 use veloq::net::{TcpListener, TcpStream, UdpSocket};
 use veloq::runtime::{Builder, Handle};
 use veloq::task::CancelToken;
+use veloq::task::yield_now;
 use veloq::time::{Instant, interval, sleep, timeout};
 use veloq::{WorkerId, spawn_local, spawn_to};
 
@@ -317,17 +318,4 @@ async fn connected() -> (TcpStream, StdStream) {
     let peer = StdStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     let (stream, _) = listener.accept().expect("it was connected");
     (TcpStream::from_std(stream).expect("it can be switched to blocking"), peer)
-}
-
-/// Lets the other ready tasks run first.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -3,15 +3,14 @@
 //! Told by the workers' own counters: turns and kernel entries. Each test looks at a runtime of its own from outside; they take
 //! turns, because one of them asks what CPU time the process used.
 
-use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
 use veloq::net::{TcpListener, TcpStream};
 use veloq::runtime::{Builder, Handle, WorkerMetrics};
 use veloq::task::CancelToken;
+use veloq::task::yield_now;
 use veloq::{WorkerId, spawn_local};
 
 /// How long idleness is watched. A worker that spins makes a hundred thousand turns in it.
@@ -193,17 +192,4 @@ async fn latest() -> WorkerMetrics {
 fn cpu_time() -> Duration {
     let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(clock).expect("CPU time is not negative")
-}
-
-/// Lets the other ready tasks run first.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

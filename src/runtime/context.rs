@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::panic::Location;
 use std::rc::Rc;
 
 use super::mesh::links::Links;
@@ -110,6 +111,19 @@ impl Context {
         self.links.borrow_mut().send(to, task)
     }
 
+    /// Runs `work` on a worker. If too many messages wait for it, the task is dropped, which cancels it.
+    #[track_caller]
+    pub(crate) fn spawn_to<F, Fut>(&self, worker: WorkerId, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let (task, handle) = TaskRef::new_remote_at(work, self.shared.mailbox(worker), Location::caller());
+        drop(self.send(worker, task));
+        handle
+    }
+
     /// Waits until `send` to that worker would not be refused.
     pub(crate) async fn room_to_send(&self, to: WorkerId) {
         if to != self.id {
@@ -120,7 +134,7 @@ impl Context {
     /// Runs a future as a task of this worker.
     #[track_caller]
     pub(crate) fn spawn_local<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
-        self.executor.spawn(future, std::panic::Location::caller())
+        self.executor.spawn(future, Location::caller())
     }
 
     /// What this worker has done so far.

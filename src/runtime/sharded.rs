@@ -17,16 +17,16 @@
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::panic::{Location, resume_unwind};
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::context::Context;
-use super::task::{JoinError, JoinHandle, TaskRef};
+use super::task::{JoinError, JoinHandle};
 use super::timer::{Timer, Timers};
 use super::worker_id::WorkerId;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -85,7 +85,7 @@ impl<S: 'static> Sharded<S> {
             .ids()
             .map(|worker| {
                 let factory = factory.clone();
-                send(worker, async move || {
+                Context::current().spawn_to(worker, async move || {
                     let instance = Kept::new(factory(worker).await?);
                     Context::current().instances.borrow_mut().insert(key, instance);
                     Ok(())
@@ -134,7 +134,8 @@ impl<S: 'static> Sharded<S> {
         }
         context.room_to_send(worker).await;
         let service = self.clone();
-        let answer = send(worker, async move || Ok(call(&*service.local()?).await)).await;
+        let answer =
+            Context::current().spawn_to(worker, async move || Ok(call(&*service.local()?).await)).await;
         answer
             .map_err(|error| if error.is_panic() { CallError::Panicked(error) } else { CallError::Stopped })?
     }
@@ -168,7 +169,7 @@ impl<S: 'static> Sharded<S> {
     pub async fn stop(&self, patience: Duration) -> Result<(), Unfinished> {
         let key = self.key;
         for worker in self.ids() {
-            let closed = send(worker, async move || {
+            let closed = Context::current().spawn_to(worker, async move || {
                 if let Some(gate) = Kept::<S>::find(key) {
                     gate.open.set(false);
                 }
@@ -189,7 +190,7 @@ impl<S: 'static> Sharded<S> {
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = Timers::current().now().saturating_add(patience_ns);
         for worker in self.ids().rev() {
-            let dropped = send(worker, async move || {
+            let dropped = Context::current().spawn_to(worker, async move || {
                 let Some(kept) = Kept::<S>::find(key) else { return 0 };
                 kept.open.set(false);
                 kept.idle_until(deadline_ns).await;
@@ -205,20 +206,6 @@ impl<S: 'static> Sharded<S> {
     fn ids(&self) -> impl DoubleEndedIterator<Item = WorkerId> + use<S> {
         (0..self.workers).map(WorkerId::new)
     }
-}
-
-/// Sends a task to a worker. One that is refused is dropped, which cancels it.
-#[track_caller]
-fn send<F, Fut>(worker: WorkerId, work: F) -> JoinHandle<Fut::Output>
-where
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future + 'static,
-    Fut::Output: Send + 'static,
-{
-    let context = Context::current();
-    let (task, handle) = TaskRef::new_remote_at(work, context.shared.mailbox(worker), Location::caller());
-    drop(context.send(worker, task));
-    handle
 }
 
 impl<S> fmt::Debug for Sharded<S> {

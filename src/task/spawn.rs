@@ -7,14 +7,13 @@
 //! | [`on_every_worker`] | a `Send` closure that can be called on each worker | everywhere |
 
 use std::future::{Future, poll_fn};
-use std::panic::{Location, resume_unwind};
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::Poll;
 
 use super::JoinHandle;
 use crate::runtime::WorkerId;
 use crate::runtime::context::Context;
-use crate::runtime::task::TaskRef;
 
 /// Runs a future as a task of this worker, where it stays. It may hold `Rc`s and do I/O.
 ///
@@ -62,11 +61,7 @@ where
     Fut: Future + 'static,
     Fut::Output: Send + 'static,
 {
-    let context = Context::current();
-    let (task, handle) = TaskRef::new_remote_at(work, context.shared.mailbox(worker), Location::caller());
-    // A task that is refused is dropped here, which cancels it.
-    drop(context.send(worker, task));
-    handle
+    Context::current().spawn_to(worker, work)
 }
 
 /// Runs `work` on every worker, this one included, and waits for all. The first error is returned at once, and the
