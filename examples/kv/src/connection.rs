@@ -22,7 +22,7 @@
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{Either, join, join_all, select};
 
@@ -128,7 +128,6 @@ impl Connection {
             if data.is_empty() {
                 break;
             }
-            self.client.active.set(Instant::now());
             add(&self.node.counters.bytes_in, data.len() as u64);
             if self.input.is_empty() {
                 // The usual case: whole requests, run from the buffer that the kernel filled.
@@ -221,6 +220,7 @@ impl Connection {
     /// Runs commands until one must wait. Gives how many bytes they took.
     fn run(&mut self, data: &[u8]) -> (usize, Pause) {
         let now = now_ms();
+        self.client.active.set(now);
         let node = Rc::clone(&self.node);
         // A log that cannot be written makes the shard read-only.
         let failure = node.persist().and_then(|persist| persist.failure());

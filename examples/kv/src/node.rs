@@ -135,7 +135,7 @@ pub struct Client {
     /// When it came.
     pub since: Instant,
     /// When it last sent something.
-    pub active: Cell<Instant>,
+    pub active: Cell<Millis>,
     /// Bytes of an unfinished request.
     pub input: Cell<usize>,
     /// Bytes of replies that it has not taken.
@@ -347,7 +347,7 @@ impl Node {
             peer,
             session: RefCell::new(Session::new(id)),
             since: now,
-            active: Cell::new(now),
+            active: Cell::new(now_ms()),
             input: Cell::new(0),
             output: Cell::new(0),
         });
@@ -444,7 +444,7 @@ impl Client {
             fd: self.stream.as_fd().map_or(-1, |fd| std::os::fd::AsRawFd::as_raw_fd(&fd)),
             name: session.name.clone(),
             age: self.since.elapsed(),
-            idle: self.active.get().elapsed(),
+            idle: Duration::from_millis(now_ms().saturating_sub(self.active.get())),
             db: session.db,
             qbuf: input,
             omem: output,
