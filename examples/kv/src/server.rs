@@ -34,9 +34,8 @@ use crate::txn::Gate;
 /// Connections that the kernel holds for a worker that is busy: Redis's default is 511.
 const BACKLOG: u32 = 511;
 
-/// How long a busy worker waits for as many requests as it has lately had at a time, before it wakes for fewer. They mostly
-/// come within some 50 µs; the bound is for the moment when the clients stop, and well above that, because a timer that fires
-/// costs more than it saves. Only where there is one worker: with several, those for another worker's keys would wait for
+/// How long a busy worker waits for as many requests as it has lately had at a time, before it wakes for fewer. The
+/// bound is for the moment when the clients stop, and generous, because a timer that fires costs more than it saves. Only where there is one worker: with several, those for another worker's keys would wait for
 /// each hop.
 const LINGER: Duration = Duration::from_micros(500);
 

@@ -72,7 +72,7 @@ pub struct DriverConfig {
     /// Entries of the submission ring; a power of two. More operations than this wait in a backlog, they are not
     /// refused. 256 entries are 16 KiB, and one kernel entry seldom carries more.
     pub ring_entries: u32,
-    /// Operations in flight at most; the next gets a typed error. A slot takes about 400 bytes, so the default of
+    /// Operations in flight at most; the next gets a typed error. A slot takes about half a kilobyte, so the default of
     /// 1,048,576 is a bound against runaway programs, not a reservation.
     pub operations_max: u32,
     /// Indices in the table of direct descriptors; 0 for none.

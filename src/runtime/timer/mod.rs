@@ -18,7 +18,7 @@
 //! The timer itself is a key and a reference, which makes it `Send` and cheap to move. Polled under another
 //! worker it gives its key back and takes an entry there.
 //!
-//! **When the clock is read.** A reading costs more (34 ns where this was written) than all the rest of
+//! **When the clock is read.** A reading costs more than all the rest of
 //! arming a timer and dropping it. So it is read once in a turn that has timers
 //! ([`fire_due`](Timers::fire_due)), whenever a program asks for the time, and otherwise not:
 //! - [`Timer::at`] is compared with the latest reading, which cannot be ahead of the clock; what passed since

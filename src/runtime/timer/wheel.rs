@@ -23,7 +23,7 @@
 //! **Fresh entries.** [`Wheel::arm_after`] takes a duration and no clock reading: the entry waits in a list
 //! of its own until somebody reads the clock anyway ([`Wheel::place_fresh`], once a turn), and its duration
 //! counts from there. It may be dropped before that, and most are: a timeout around an operation that is
-//! answered within the turn costs neither a clock reading (34 ns, more than all the rest of it) nor a place
+//! answered within the turn costs neither a clock reading (more than all the rest of it) nor a place
 //! on the wheel.
 //!
 //! Entries live in a slab and are linked by index, in circles, so each can leave its list by itself. A key is
