@@ -35,8 +35,8 @@ use crate::txn::Gate;
 const BACKLOG: u32 = 511;
 
 /// How long a busy worker waits for as many requests as it has lately had at a time, before it wakes for fewer. The
-/// bound is for the moment when the clients stop, and generous, because a timer that fires costs more than it saves. Only where there is one worker: with several, those for another worker's keys would wait for
-/// each hop.
+/// bound is for the moment when the clients stop, and generous, because a timer that fires costs more than it saves. Only
+/// where there is one worker: with several, requests for another worker's keys would wait for each hop.
 const LINGER: Duration = Duration::from_micros(500);
 
 /// How long connections may take to end when the server stops.
