@@ -6,7 +6,8 @@
 //! free. To free, join with the buddy as long as the buddy is free too. Both take at most one step per order.
 //!
 //! **Kept blocks.** A server lends and frees the same size over and over, and would split and join the same blocks each
-//! time. So a few small blocks that are freed are *kept* as they are, per order, and lent again in one step. They are joined as soon as that could matter to anyone:
+//! time. So a few small blocks that are freed are *kept* as they are, per order, and lent again in one step.
+//! They are joined as soon as that could matter to anyone:
 //! when no free block is large enough, or when somebody asks how large the largest is. So what can be lent is
 //! exactly what it would be without them, and after everything came back there is one block again.
 //!
