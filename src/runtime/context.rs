@@ -9,13 +9,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::Location;
 use std::rc::Rc;
 
 use super::mesh::links::Links;
 use super::metrics::WorkerMetrics;
 use super::shared::Shared;
-use super::task::{Executor, JoinHandle, TaskRef};
+use super::task::{Executor, JoinHandle, Label, TaskRef};
 use super::timer::Timers;
 use super::worker_id::WorkerId;
 use crate::io::buf::{BuddyPool, BufPool};
@@ -119,7 +118,23 @@ impl Context {
         Fut: Future + 'static,
         Fut::Output: Send + 'static,
     {
-        let (task, handle) = TaskRef::new_remote_at(work, self.shared.mailbox(worker), Location::caller());
+        self.spawn_to_as(Label::here(), worker, work)
+    }
+
+    /// As `spawn_to`, of a task that is known by `label`.
+    #[track_caller]
+    pub(crate) fn spawn_to_as<F, Fut>(
+        &self,
+        label: Label,
+        worker: WorkerId,
+        work: F,
+    ) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let (task, handle) = TaskRef::new_remote_at(work, self.shared.mailbox(worker), label);
         drop(self.send(worker, task));
         handle
     }
@@ -134,7 +149,7 @@ impl Context {
     /// Runs a future as a task of this worker.
     #[track_caller]
     pub(crate) fn spawn_local<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
-        self.executor.spawn(future, Location::caller())
+        self.executor.spawn(future, Label::here())
     }
 
     /// What this worker has done so far.

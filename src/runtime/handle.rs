@@ -5,7 +5,7 @@ use std::future::Future;
 
 use super::metrics::WorkerMetrics;
 use super::shared::Shared;
-use super::task::{JoinHandle, TaskRef};
+use super::task::{JoinHandle, Label, TaskRef};
 use super::worker_id::WorkerId;
 use crate::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Handle {
         Fut::Output: Send + 'static,
     {
         let mailbox = self.shared.mailbox(worker);
-        let (task, handle) = TaskRef::new_remote_at(work, mailbox, std::panic::Location::caller());
+        let (task, handle) = TaskRef::new_remote_at(work, mailbox, Label::here());
         mailbox.push(task);
         handle
     }

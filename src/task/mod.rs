@@ -6,6 +6,8 @@
 //! A task stays on the worker on which it was first polled; its future is polled and dropped there and nowhere else. So it may
 //! hold an `Rc`, a socket or a file. The handle may go anywhere, if what the task returns may.
 
+#[cfg(not(loom))]
+mod builder;
 mod cancel;
 
 pub use cancel::{CancelToken, Cancelled};
@@ -14,7 +16,9 @@ pub use cancel::{CancelToken, Cancelled};
 mod spawn;
 mod yield_now;
 
-pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId};
+pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId, id, name};
+#[cfg(not(loom))]
+pub use builder::Builder;
 #[cfg(not(loom))]
 pub use spawn::{on_every_worker, spawn_local, spawn_to};
 pub use yield_now::yield_now;

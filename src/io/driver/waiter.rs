@@ -73,6 +73,11 @@ pub(crate) unsafe fn run_as<R>(task: RawWaiter, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
+/// The data pointer of the task that is being polled on this thread, if one is and its functions are `vtable`.
+pub(crate) fn running(vtable: &'static WaiterVTable) -> Option<*const ()> {
+    RUNNING.get().filter(|task| std::ptr::eq(task.vtable, vtable)).map(|task| task.data)
+}
+
 /// The one to tell when an operation has its answer. Neither `Send` nor `Sync`.
 pub(crate) enum Waiter {
     /// The task that was polled when the operation was; counted in the task, so the task's memory is there.

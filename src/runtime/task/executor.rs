@@ -13,11 +13,11 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use super::join::JoinHandle;
+use super::label::Label;
 use super::raw::{self, Shared, TaskRef};
 use super::state::{Header, Life, Owned};
 use crate::runtime::mesh::mailbox::Mailbox;
@@ -142,9 +142,9 @@ impl Executor {
     pub(crate) fn spawn<F: Future + 'static>(
         &self,
         future: F,
-        location: &'static Location<'static>,
+        label: impl Into<Label>,
     ) -> JoinHandle<F::Output> {
-        let (task, handle) = raw::spawn_here(future, Arc::clone(&self.mailbox), location);
+        let (task, handle) = raw::spawn_here(future, Arc::clone(&self.mailbox), label.into());
         // SAFETY: the new cell's first reference becomes the owner's; nobody else knows the task but its handle.
         unsafe { self.admit(task) };
         handle

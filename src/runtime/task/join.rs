@@ -8,6 +8,7 @@
 )]
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
@@ -16,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, RawWakerVTable, Waker};
 
 use super::TaskId;
+use super::label::Label;
 use super::raw::{Payload, Shared};
 use super::state::{Header, Progress};
 use super::waker;
@@ -104,6 +106,12 @@ impl<T> JoinHandle<T> {
     #[must_use]
     pub fn id(&self) -> TaskId {
         self.task.id
+    }
+
+    /// What the task was called by [`Builder::name`](crate::task::Builder::name).
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.task.label.name().map(Cow::as_ref)
     }
 
     /// Puts `waker` into the slot for the owner to wake, and says whether the task is complete already.
@@ -201,6 +209,12 @@ impl AbortHandle {
     pub fn id(&self) -> TaskId {
         self.task.id
     }
+
+    /// What the task was called by [`Builder::name`](crate::task::Builder::name).
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.task.label.name().map(Cow::as_ref)
+    }
 }
 
 impl fmt::Debug for AbortHandle {
@@ -213,7 +227,7 @@ impl fmt::Debug for AbortHandle {
 fn debug_task(f: &mut fmt::Formatter<'_>, name: &str, task: &Header) -> fmt::Result {
     f.debug_struct(name)
         .field("id", &task.id)
-        .field("spawned_at", &task.location)
+        .field("label", &task.label)
         .field("finished", &(task.join.progress() == Progress::Complete))
         .finish()
 }
@@ -221,7 +235,7 @@ fn debug_task(f: &mut fmt::Formatter<'_>, name: &str, task: &Header) -> fmt::Res
 /// Why a task returned nothing: it panicked, or it was cancelled (aborted, or its worker ended before it).
 pub struct JoinError {
     id: TaskId,
-    location: &'static Location<'static>,
+    label: Label,
     reason: Reason,
 }
 
@@ -235,13 +249,13 @@ enum Reason {
 impl JoinError {
     /// The error of a task that is cancelled.
     pub(super) fn cancelled(task: &Header) -> JoinError {
-        JoinError { id: task.id, location: task.location, reason: Reason::Cancelled }
+        JoinError { id: task.id, label: task.label.clone(), reason: Reason::Cancelled }
     }
 
     /// The error of a task that panicked.
     pub(super) fn panicked(task: &Header, payload: Payload) -> JoinError {
         let reason = Reason::Panicked(Mutex::new(payload));
-        JoinError { id: task.id, location: task.location, reason }
+        JoinError { id: task.id, label: task.label.clone(), reason }
     }
 
     /// Whether the task was aborted, or its worker ended before it.
@@ -286,6 +300,18 @@ impl JoinError {
         self.id
     }
 
+    /// What the task was called.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.label.name().map(Cow::as_ref)
+    }
+
+    /// Where the task was spawned.
+    #[must_use]
+    pub fn location(&self) -> &'static Location<'static> {
+        self.label.location()
+    }
+
     /// Calls `f` with what the panic said, if it said something.
     fn with_message<R>(payload: &Mutex<Payload>, f: impl FnOnce(Option<&str>) -> R) -> R {
         let payload = payload.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,12 +322,12 @@ impl JoinError {
 
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (id, location) = (self.id, self.location);
+        let (id, label) = (self.id, &self.label);
         match &self.reason {
-            Reason::Cancelled => write!(f, "task {id}, spawned at {location}, was cancelled"),
+            Reason::Cancelled => write!(f, "task {id}, {label}, was cancelled"),
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| match message {
-                Some(message) => write!(f, "task {id}, spawned at {location}, panicked: {message}"),
-                None => write!(f, "task {id}, spawned at {location}, panicked"),
+                Some(message) => write!(f, "task {id}, {label}, panicked: {message}"),
+                None => write!(f, "task {id}, {label}, panicked"),
             }),
         }
     }

@@ -4,7 +4,7 @@
 //! ┌ Header ───────────────────────────────────────────────┐┌ Stage ──────────────────────────────┐
 //! │ shared:  remote word · references · join word · link  ││ Start(closure) ─▶ Future ─▶ Output  │
 //! │ owner's: life, ready, aborted, waiters, queue links   ││        └────────────┴─▶ Empty ◀─┘   │
-//! │ fixed:   vtable, mailbox, id, spawn location          │└─────────────────────────────────────┘
+//! │ fixed:   vtable, mailbox, id, label                   │└─────────────────────────────────────┘
 //! └───────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -19,6 +19,7 @@
 //! | [`raw`] | the cell with its future, the vtable, counted references, [`TaskRef`] |
 //! | [`waker`] | the [`Waker`](std::task::Waker) and the [`Waiter`](crate::io::driver::waiter::Waiter) over a header |
 //! | [`join`] | [`JoinHandle`], [`AbortHandle`], [`JoinError`] |
+//! | [`label`] | [`Label`]: what a task is known by besides its number |
 //! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
 //! | [`executor`] | [`Executor`]: the owner's task list and ready queue, and everything it does with a task |
 //!
@@ -119,6 +120,7 @@
 
 mod executor;
 mod join;
+mod label;
 mod raw;
 mod remote;
 mod state;
@@ -131,6 +133,8 @@ mod tests;
 
 pub(crate) use executor::{Entered, Executor};
 pub use join::{AbortHandle, JoinError, JoinHandle};
+pub(crate) use label::Label;
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;
+pub use waker::{id, name};

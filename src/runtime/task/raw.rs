@@ -15,12 +15,12 @@ use std::any::Any;
 use std::fmt;
 use std::mem;
 use std::ops::Deref;
-use std::panic::Location;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
 use super::join::{JoinError, JoinHandle};
+use super::label::Label;
 use super::state::{Header, Origin};
 use super::waker;
 use crate::runtime::mesh::mailbox::Mailbox;
@@ -69,9 +69,9 @@ enum Stage<S, F: Future> {
 pub(super) fn spawn_here<F: Future + 'static>(
     future: F,
     mailbox: Arc<Mailbox>,
-    location: &'static Location<'static>,
+    label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
-    allocate::<fn() -> F, F>(Stage::Future(future), Origin::Here, mailbox, location)
+    allocate::<fn() -> F, F>(Stage::Future(future), Origin::Here, mailbox, label)
 }
 
 /// Allocates a cell.
@@ -79,13 +79,13 @@ fn allocate<S, F>(
     stage: Stage<S, F>,
     origin: Origin,
     mailbox: Arc<Mailbox>,
-    location: &'static Location<'static>,
+    label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>)
 where
     S: FnOnce() -> F + 'static,
     F: Future + 'static,
 {
-    let header = Header::new(origin, TaskCell::<S, F>::VTABLE, mailbox, location);
+    let header = Header::new(origin, TaskCell::<S, F>::VTABLE, mailbox, label);
     let cell = Box::new(TaskCell { header, stage: UnsafeCell::new(stage) });
     let task = NonNull::from(Box::leak(cell)).cast::<Header>();
     // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
@@ -246,7 +246,8 @@ pub(super) struct Shared(NonNull<Header>);
 
 // SAFETY: through a `Shared` one reaches the header only. Its shared words are atomics; its plain words are behind
 // `Header::owned`, whose caller vouches for the thread; the join slot and the stage are behind functions whose callers
-// vouch for their turn. The count is atomic, and freeing runs no destructor but the mailbox's `Arc`, which is `Send`.
+// vouch for their turn. The count is atomic, and freeing runs no destructor but those of the mailbox's and the name's
+// `Arc`, which are `Send`.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -318,19 +319,20 @@ impl Drop for Shared {
 pub(crate) struct TaskRef(Option<Shared>);
 
 impl TaskRef {
-    /// A task for the worker of `mailbox`, spawned at `location`. `start` is called there, at the first poll, to make the
+    /// A task for the worker of `mailbox`. `start` is called there, at the first poll, to make the
     /// future.
     pub(crate) fn new_remote_at<S, F>(
         start: S,
         mailbox: &Arc<Mailbox>,
-        location: &'static Location<'static>,
+        label: impl Into<Label>,
     ) -> (TaskRef, JoinHandle<F::Output>)
     where
         S: FnOnce() -> F + Send + 'static,
         F: Future + 'static,
         F::Output: Send,
     {
-        let (task, handle) = allocate(Stage::Start(start), Origin::Elsewhere, Arc::clone(mailbox), location);
+        let mailbox = Arc::clone(mailbox);
+        let (task, handle) = allocate(Stage::Start(start), Origin::Elsewhere, mailbox, label.into());
         // SAFETY: this takes over the first of the new cell's two references.
         (TaskRef(Some(unsafe { Shared::from_raw(task) })), handle)
     }

@@ -5,10 +5,10 @@
 #![expect(unsafe_code, reason = "the owner's words are plain memory in a header that other threads can see")]
 
 use std::fmt;
-use std::panic::Location;
 use std::ptr::NonNull;
 use std::task::Waker;
 
+use super::label::Label;
 use super::raw::VTable;
 use super::remote::Link;
 use crate::runtime::mesh::mailbox::Mailbox;
@@ -40,8 +40,8 @@ pub(super) struct Header {
     /// This costs a spawn one atomic add on a line that a worker has to itself unless its tasks' last references die
     /// elsewhere. A count split in two, as the tasks have, was considered; beside the allocation it would not be felt.
     pub(super) mailbox: Arc<Mailbox>,
-    /// Where it was spawned.
-    pub(super) location: &'static Location<'static>,
+    /// Where it was spawned, and what it is called.
+    pub(super) label: Label,
     /// Its number.
     pub(super) id: TaskId,
 }
@@ -81,7 +81,7 @@ impl Header {
         origin: Origin,
         vtable: &'static VTable,
         mailbox: Arc<Mailbox>,
-        location: &'static Location<'static>,
+        label: Label,
     ) -> Header {
         Header {
             link: Link::new(),
@@ -103,7 +103,7 @@ impl Header {
             },
             vtable,
             mailbox,
-            location,
+            label,
             id: TaskId::next(),
         }
     }

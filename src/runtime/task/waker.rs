@@ -10,14 +10,16 @@
     reason = "std's RawWaker and the waiter's vtable are hand-counted pointers by definition"
 )]
 
+use std::borrow::Cow;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
+use super::TaskId;
 use super::executor::{self, Executor};
 use super::raw::Shared;
 use super::state::{Header, Life, Request};
-use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as};
+use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
 
 /// Polls by `poll`, with a waker and a waiter that stand for `task`.
 ///
@@ -33,6 +35,35 @@ pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Co
     // SAFETY: the header is live until `poll` returns; the waiter's functions are sound on its owner, which this thread
     // is, and waiters are `!Send`.
     unsafe { run_as(waiter, || poll(&mut Context::from_waker(&waker))) }
+}
+
+/// The number of the task that runs here. `None` outside of a task's poll.
+///
+/// ```
+/// # veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {
+/// let task = veloq::spawn_local(async { veloq::task::id() });
+/// let id = task.id();
+/// assert_eq!(task.await.expect("it does not panic"), Some(id));
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use]
+pub fn id() -> Option<TaskId> {
+    with_running(|task| task.id)
+}
+
+/// What the task that runs here was called by [`Builder::name`](crate::task::Builder::name). `None` if it was not, and outside
+/// of a task's poll.
+#[must_use]
+pub fn name() -> Option<Cow<'static, str>> {
+    with_running(|task| task.label.name().cloned()).flatten()
+}
+
+/// Calls `look` with the task that is being polled on this thread.
+fn with_running<R>(look: impl FnOnce(&Header) -> R) -> Option<R> {
+    let data = running(&WAITER)?;
+    // SAFETY: `poll_as` put it there, for as long as it polls, and the task list keeps the header meanwhile. We are inside that poll.
+    Some(look(unsafe { header_of(data).as_ref() }))
 }
 
 /// Makes the task ready, from whichever thread. What the task's waker does.

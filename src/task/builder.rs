@@ -1,0 +1,77 @@
+//! What can be said of a task when it is spawned.
+
+use std::borrow::Cow;
+use std::future::Future;
+
+use super::JoinHandle;
+use crate::runtime::WorkerId;
+use crate::runtime::context::Context;
+use crate::runtime::task::Label;
+
+/// Spawns a task with more said of it than where it runs: a name, which errors and dumps then show beside its number.
+///
+/// A task without a name does not pay for the possibility; one with a name pays for keeping it.
+///
+/// ```
+/// use veloq::task::Builder;
+///
+/// # veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {
+/// let task = Builder::new().name("compaction").spawn_local(async { panic!("the disk is full") });
+/// assert_eq!(task.name(), Some("compaction"));
+/// let error = task.await.map(|()| ()).expect_err("it panics");
+/// assert!(error.to_string().contains(r#""compaction", spawned at "#));
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing is spawned until one of the spawning methods is called"]
+pub struct Builder {
+    name: Option<Cow<'static, str>>,
+}
+
+impl Builder {
+    /// A builder of tasks of which nothing is said.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// What the task is called: by [`JoinHandle::name`], [`JoinError`](super::JoinError) and [`name`](super::name). Names need
+    /// not differ.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Builder {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Runs a future here; see [`spawn_local`](super::spawn_local).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn spawn_local<F: Future + 'static>(self, future: F) -> JoinHandle<F::Output> {
+        Context::current().executor.spawn(future, self.label())
+    }
+
+    /// Runs `work` on a worker; see [`spawn_to`](super::spawn_to).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread, or there is no such worker.
+    #[track_caller]
+    pub fn spawn_to<F, Fut>(self, worker: WorkerId, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        Context::current().spawn_to_as(self.label(), worker, work)
+    }
+
+    #[track_caller]
+    fn label(self) -> Label {
+        match self.name {
+            Some(name) => Label::here().named(name),
+            None => Label::here(),
+        }
+    }
+}
