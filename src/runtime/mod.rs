@@ -11,6 +11,7 @@
 //! | `mesh` | rings, doorbells and mailboxes: how workers and other threads reach a worker |
 //! | `timer` | deadlines |
 //! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
+//! | `gate` | who is inside of what is to be closed |
 //! | `sharded` | a service with one instance on each worker |
 //! | `metrics` | what each worker has done |
 
@@ -18,6 +19,8 @@
 mod builder;
 #[cfg(not(loom))]
 pub(crate) mod context;
+#[cfg(not(loom))]
+pub(crate) mod gate;
 #[cfg(not(loom))]
 mod handle;
 #[cfg(not(loom))]

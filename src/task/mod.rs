@@ -9,16 +9,16 @@
 #[cfg(not(loom))]
 mod builder;
 mod cancel;
-
-pub use cancel::{CancelToken, Cancelled};
-
 #[cfg(not(loom))]
 mod spawn;
 mod yield_now;
 
+#[cfg(not(loom))]
+pub use crate::runtime::gate::{Closing, Gate, GateClosed, GatePass};
 pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId, id, name};
 #[cfg(not(loom))]
 pub use builder::Builder;
+pub use cancel::{CancelToken, Cancelled};
 #[cfg(not(loom))]
 pub use spawn::{on_every_worker, spawn_local, spawn_to};
 pub use yield_now::yield_now;
