@@ -9,6 +9,7 @@
 //! | `context` | what code that runs on a worker can reach of it |
 //! | `task` | the task cell: one allocation from spawn to join, and who may touch which part of it |
 //! | `mesh` | rings, doorbells and mailboxes: how workers and other threads reach a worker |
+//! | `policy` | the scheduler's decisions, as pure functions |
 //! | `timer` | deadlines |
 //! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
 //! | `gate` | who is inside of what is to be closed |
@@ -28,6 +29,7 @@ mod here;
 pub(crate) mod mesh;
 #[cfg(not(loom))]
 mod metrics;
+pub(crate) mod policy;
 #[cfg(not(loom))]
 #[expect(clippy::module_inception, reason = "the file is named for the type it holds")]
 mod runtime;
