@@ -13,6 +13,7 @@
 //! | `timer` | deadlines |
 //! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
 //! | `gate` | who is inside of what is to be closed |
+//! | `task_local` | values that belong to a task |
 //! | `sharded` | a service with one instance on each worker |
 //! | `metrics` | what each worker has done |
 
@@ -38,6 +39,8 @@ mod sharded;
 #[cfg(not(loom))]
 pub(crate) mod shared;
 pub(crate) mod task;
+#[cfg(not(loom))]
+pub(crate) mod task_local;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod timer;

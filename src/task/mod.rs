@@ -10,12 +10,16 @@
 mod builder;
 mod cancel;
 #[cfg(not(loom))]
+mod local;
+#[cfg(not(loom))]
 mod spawn;
 mod yield_now;
 
 #[cfg(not(loom))]
 pub use crate::runtime::gate::{Closing, Gate, GateClosed, GatePass};
 pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId, id, name};
+#[cfg(not(loom))]
+pub use crate::runtime::task_local::{NotInScope, TaskLocal, TaskScope};
 #[cfg(not(loom))]
 pub use builder::Builder;
 pub use cancel::{CancelToken, Cancelled};
