@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::placement::{Machine, Placement, seats};
 use super::runtime::Runtime;
 use super::worker_id::WORKERS_MAX;
 use crate::io::driver::DriverConfig;
-use crate::os::Affinity;
+use crate::os::{Affinity, Topology};
 
 /// Makes a [`Runtime`]. Every setting has a default; the defaults are one pinned worker for each CPU the process may use.
 ///
@@ -19,7 +21,7 @@ use crate::os::Affinity;
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(super) workers: Option<usize>,
-    pub(super) pin: bool,
+    pub(super) placement: Placement,
     pub(super) budget: usize,
     pub(super) pool_bytes: usize,
     pub(super) driver: DriverConfig,
@@ -39,7 +41,7 @@ impl Builder {
     pub fn new() -> Builder {
         Builder {
             workers: None,
-            pin: true,
+            placement: Placement::Spread,
             budget: 64,
             pool_bytes: 4 << 20,
             driver: DriverConfig::default(),
@@ -48,20 +50,28 @@ impl Builder {
         }
     }
 
-    /// How many workers there are, the calling thread included. By default as many as CPUs that the process may use.
+    /// How many workers there are, the calling thread included. By default one for each CPU that the process may use, or fewer if
+    /// its cgroup's quota pays for fewer: with `cpu.max` at two and a half CPUs' time there are two.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Builder {
         self.workers = Some(workers);
         self
     }
 
-    /// Whether each worker stays on one CPU. On by default. With more workers than CPUs, several share one.
+    /// On which CPUs the workers run: each stays on one, as far from the others as can be, by default.
     ///
     /// The thread that calls `block_on` gets its own affinity back when that returns.
     #[must_use]
-    pub fn pin(mut self, pin: bool) -> Builder {
-        self.pin = pin;
+    pub fn placement(mut self, placement: Placement) -> Builder {
+        self.placement = placement;
         self
+    }
+
+    /// Short for the [`placement`](Self::placement)s [`Spread`](Placement::Spread) (`true`) and [`Unpinned`](Placement::Unpinned)
+    /// (`false`).
+    #[must_use]
+    pub fn pin(self, pin: bool) -> Builder {
+        self.placement(if pin { Placement::Spread } else { Placement::Unpinned })
     }
 
     /// Tasks polled between two looks at the driver; 64 by default. Fewer give a steadier latency, more a little more
@@ -122,19 +132,24 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` with an [`InvalidSetting`] for a setting out of its bounds. What the kernel said if a thread, a pool
+    /// `InvalidInput` with an [`InvalidSetting`] for a setting out of its bounds, or a
+    /// [`PlacementError`](super::PlacementError) for a placement that this machine does not have. What the kernel said if a thread, a pool
     /// or a ring cannot be had; where it is io_uring itself, the source is an
     /// [`Unavailable`](crate::io::driver::Unavailable) that names need, found and remedy.
     pub fn build(self) -> io::Result<Runtime> {
-        let allowed = Affinity::of_this_thread()?.cpus();
-        let workers = self.workers.unwrap_or(allowed.len().min(WORKERS_MAX));
-        self.check(workers)?;
-        Runtime::start(&self, workers, &allowed)
+        self.check()?;
+        let machine = Machine {
+            topology: Topology::read(),
+            allowed: Affinity::of_this_thread()?.cpus(),
+            parallelism: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        let seats = seats(&self.placement, self.workers, &machine)?;
+        Runtime::start(&self, &seats)
     }
 
-    fn check(&self, workers: usize) -> io::Result<()> {
+    fn check(&self) -> io::Result<()> {
         let checks = [
-            ("workers", workers, 1, WORKERS_MAX),
+            ("workers", self.workers.unwrap_or(1), 1, WORKERS_MAX),
             ("budget", self.budget, 1, 1 << 20),
             ("ring_entries", self.driver.ring_entries as usize, 1, 1 << 15),
             ("receive_buffers", usize::from(self.driver.receive_buffers), 0, 1 << 15),

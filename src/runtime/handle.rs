@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 
 use super::metrics::WorkerMetrics;
+use super::placement::Seat;
 use super::shared::Shared;
 use super::task::{JoinHandle, Label, TaskRef};
 use super::worker_id::WorkerId;
@@ -36,6 +37,12 @@ impl Handle {
     #[must_use]
     pub fn workers(&self) -> usize {
         self.shared.workers()
+    }
+
+    /// The CPU that a worker is pinned to, and its NUMA node. `None` if it is not pinned, or there is no such worker.
+    #[must_use]
+    pub fn seat(&self, worker: WorkerId) -> Option<Seat> {
+        self.shared.seat(worker)
     }
 
     /// Runs `work` on a worker: the closure is called there, and its future stays there, so only the closure and the

@@ -9,6 +9,7 @@
 //! | `context` | what code that runs on a worker can reach of it |
 //! | `task` | the task cell: one allocation from spawn to join, and who may touch which part of it |
 //! | `mesh` | rings, doorbells and mailboxes: how workers and other threads reach a worker |
+//! | `placement` | on which CPU each worker runs |
 //! | `policy` | the scheduler's decisions, as pure functions |
 //! | `timer` | deadlines |
 //! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
@@ -30,6 +31,8 @@ mod here;
 pub(crate) mod mesh;
 #[cfg(not(loom))]
 mod metrics;
+#[cfg(not(loom))]
+mod placement;
 pub(crate) mod policy;
 #[cfg(not(loom))]
 #[expect(clippy::module_inception, reason = "the file is named for the type it holds")]
@@ -57,6 +60,8 @@ pub use handle::Handle;
 pub use here::{alloc, current_worker, workers};
 #[cfg(not(loom))]
 pub use metrics::WorkerMetrics;
+#[cfg(not(loom))]
+pub use placement::{Placement, PlacementError, Seat};
 #[cfg(not(loom))]
 pub use runtime::Runtime;
 #[cfg(not(loom))]

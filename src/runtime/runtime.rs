@@ -27,6 +27,7 @@ use std::thread;
 use super::builder::Builder;
 use super::handle::Handle;
 use super::mesh::mailbox::Mailbox;
+use super::placement::Seat;
 use super::shared::Shared;
 use super::timer::Clock;
 use super::worker::Worker;
@@ -57,9 +58,10 @@ impl Runtime {
         Builder::new().build()
     }
 
-    /// Starts what `builder` says, on the CPUs the process may use.
-    pub(super) fn start(builder: &Builder, workers: usize, allowed: &[usize]) -> io::Result<Runtime> {
-        let cpu_of = |worker: usize| builder.pin.then(|| Affinity::only(allowed[worker % allowed.len()]));
+    /// Starts what `builder` says: a worker for each seat.
+    pub(super) fn start(builder: &Builder, seats: &[Option<Seat>]) -> io::Result<Runtime> {
+        let workers = seats.len();
+        let cpu_of = |worker: usize| seats[worker].map(|seat| Affinity::only(seat.cpu));
         let (report, reports) = mpsc::channel();
         let mut starts = Vec::new();
         let mut threads = Vec::new();
@@ -76,7 +78,12 @@ impl Runtime {
             starts.push(start);
         }
         drop(report);
-        let parts = WorkerParts::make(builder, workers)?;
+        let cpu = cpu_of(0);
+        let caller = cpu.map(|_| Affinity::of_this_thread()).transpose()?;
+        let parts = {
+            let _there_and_back = caller.zip(cpu).map(|(caller, cpu)| Visit::to(cpu, caller));
+            WorkerParts::make(builder, workers)?
+        };
         let mut mailboxes = vec![Some(Arc::clone(&parts.mailbox))];
         mailboxes.resize(workers, None);
         for (id, ready) in reports {
@@ -84,13 +91,13 @@ impl Runtime {
             mailboxes[id.index()] = Some(ready?);
         }
         let mailboxes = mailboxes.into_iter().map(|mailbox| mailbox.expect("every thread has reported"));
-        let shared = Arc::new(Shared::new(mailboxes.collect(), builder.drain_patience));
+        let shared =
+            Arc::new(Shared::new(mailboxes.collect(), builder.drain_patience).with_seats(seats.into()));
         for start in starts {
             start.send(Arc::clone(&shared)).expect("a thread that reported waits for its start");
         }
         let capabilities = parts.driver.capabilities();
         let worker = parts.into_worker(WorkerId::new(0), Arc::clone(&shared), builder);
-        let (caller, cpu) = (builder.pin.then(Affinity::of_this_thread).transpose()?, cpu_of(0));
         Ok(Runtime { worker: Some(worker), shared, threads, capabilities, caller, cpu })
     }
 
@@ -198,6 +205,23 @@ struct AbortOnUnwind;
 impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
         std::process::abort();
+    }
+}
+
+/// The calling thread's visit to the CPU that it will work on, so that its memory is that CPU's. It is over when this is dropped.
+struct Visit(Affinity);
+
+impl Visit {
+    fn to(cpu: Affinity, from: Affinity) -> Visit {
+        // A CPU that the process may not use any more is no reason to fail.
+        let _moved = cpu.apply_to_this_thread();
+        Visit(from)
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let _moved = self.0.apply_to_this_thread();
     }
 }
 

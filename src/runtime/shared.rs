@@ -9,6 +9,7 @@ use crossbeam_utils::CachePadded;
 use super::mesh::mailbox::Mailbox;
 use super::mesh::ring::Consumer;
 use super::metrics::Published;
+use super::placement::Seat;
 use super::task::TaskRef;
 use super::worker_id::WorkerId;
 use crate::sync::Arc;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     leaked: AtomicUsize,
     /// How long a worker that ends waits for the kernel.
     pub(crate) drain_patience: Duration,
+    /// Where each worker is pinned; nothing of workers that are not threads.
+    seats: Box<[Option<Seat>]>,
 }
 
 /// One sender and one receiver.
@@ -51,7 +54,18 @@ impl Shared {
             stopping: AtomicBool::new(false),
             leaked: AtomicUsize::new(0),
             drain_patience,
+            seats: Box::default(),
         }
+    }
+
+    /// The block for workers that run there.
+    pub(crate) fn with_seats(self, seats: Box<[Option<Seat>]>) -> Shared {
+        Shared { seats, ..self }
+    }
+
+    /// Where a worker is pinned, if it is.
+    pub(crate) fn seat(&self, worker: WorkerId) -> Option<Seat> {
+        self.seats.get(worker.index()).copied().flatten()
     }
 
     /// How many workers there are.
