@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::placement::{Machine, Placement, seats};
 use super::runtime::Runtime;
 use super::worker_id::WORKERS_MAX;
+use crate::io::buf::PoolConfig;
 use crate::io::driver::DriverConfig;
 use crate::os::{Affinity, Topology};
 
@@ -23,7 +24,7 @@ pub struct Builder {
     pub(super) workers: Option<usize>,
     pub(super) placement: Placement,
     pub(super) budget: usize,
-    pub(super) pool_bytes: usize,
+    pub(super) pool: PoolConfig,
     pub(super) driver: DriverConfig,
     pub(super) drain_patience: Duration,
     pub(super) thread_name: String,
@@ -43,7 +44,7 @@ impl Builder {
             workers: None,
             placement: Placement::Spread,
             budget: 64,
-            pool_bytes: 4 << 20,
+            pool: PoolConfig::default(),
             driver: DriverConfig::default(),
             drain_patience: Duration::from_secs(5),
             thread_name: "veloq".to_owned(),
@@ -82,11 +83,28 @@ impl Builder {
         self
     }
 
-    /// Bytes of each worker's buffer pool: a power of two from 64 KiB to 1 GiB. 4 MiB by default, so that two workers
-    /// are within the usual RLIMIT_MEMLOCK of 8 MiB even if it is counted in full.
+    /// Bytes of each worker's buffer pool at the start, and by which it grows: a power of two from 64 KiB to 1 GiB. 4 MiB by
+    /// default, so that two workers are within the usual RLIMIT_MEMLOCK of 8 MiB even if it is counted in full.
     #[must_use]
     pub fn pool_bytes(mut self, bytes: usize) -> Builder {
-        self.pool_bytes = bytes;
+        self.pool.bytes = bytes;
+        self
+    }
+
+    /// All settings of the workers' buffer pools, their kind among them. Its bounds are checked by [`build`](Self::build).
+    ///
+    /// ```
+    /// use veloq::io::buf::{PoolConfig, PoolKind};
+    ///
+    /// let mut packets = PoolConfig::default();
+    /// packets.kind = PoolKind::Hybrid;
+    /// let runtime = veloq::runtime::Builder::new().workers(1).pin(false).pool(packets).build()?;
+    /// assert_eq!(runtime.block_on(async { veloq::alloc(1500).capacity() }), 1500);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn pool(mut self, config: PoolConfig) -> Builder {
+        self.pool = config;
         self
     }
 

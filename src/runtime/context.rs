@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::task::{Executor, JoinHandle, Label, TaskRef};
 use super::timer::Timers;
 use super::worker_id::WorkerId;
-use crate::io::buf::{BuddyPool, BufPool};
+use crate::io::buf::{BufPool, Pool};
 use crate::io::driver::DriverHandle;
 use crate::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(crate) struct Parts {
     pub(crate) executor: Rc<Executor>,
     pub(crate) timers: Timers,
     pub(crate) driver: DriverHandle,
-    pub(crate) pool: BuddyPool,
+    pub(crate) pool: Pool,
     pub(crate) links: RefCell<Links>,
     /// This worker's instances of services, by the service's number.
     pub(crate) instances: RefCell<HashMap<u64, Rc<dyn Any>>>,

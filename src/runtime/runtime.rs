@@ -32,7 +32,7 @@ use super::shared::Shared;
 use super::timer::Clock;
 use super::worker::Worker;
 use super::worker_id::WorkerId;
-use crate::io::buf::BuddyPool;
+use crate::io::buf::Pool;
 use crate::io::driver::{Capabilities, DriverHandle, PlatformDriver};
 use crate::os::Affinity;
 use crate::sync::Arc;
@@ -228,7 +228,7 @@ impl Drop for Visit {
 /// What a thread can make of a worker before it knows the others.
 struct WorkerParts {
     driver: DriverHandle,
-    pool: BuddyPool,
+    pool: Pool,
     mailbox: Arc<Mailbox>,
 }
 
@@ -236,7 +236,7 @@ impl WorkerParts {
     fn make(builder: &Builder, workers: usize) -> io::Result<WorkerParts> {
         let backend = PlatformDriver::new(&builder.driver)?;
         let driver = DriverHandle::new(backend, &builder.driver);
-        let pool = BuddyPool::new(builder.pool_bytes)?;
+        let pool = Pool::new(&builder.pool)?;
         driver.register_buffers(&pool, &builder.driver);
         let unparker = driver.unparker();
         let mailbox = Mailbox::new(workers, move || unparker.unpark());

@@ -13,7 +13,7 @@ use super::task::{JoinHandle, TaskRef};
 use super::timer::Clock;
 use super::worker::Worker;
 use super::worker_id::WorkerId;
-use crate::io::buf::BuddyPool;
+use crate::io::buf::Pool;
 use crate::io::driver::sim::{Faults, SimDriver, SimWorld};
 use crate::io::driver::{DriverConfig, DriverHandle, Op, PlatformDriver};
 use crate::io::op::net::{Recv, Send};
@@ -36,7 +36,7 @@ impl Crew {
         let workers = (0..count).map(|index| {
             let sim = SimDriver::new(&world, &config).expect("a simulated driver needs nothing");
             let driver = DriverHandle::new(PlatformDriver::Sim(sim), &config);
-            let pool = BuddyPool::new(4 << 20).expect("4 MiB can be mapped");
+            let pool = Pool::fixed(4 << 20).expect("4 MiB can be mapped");
             driver.register_buffers(&pool, &config);
             let clock = Clock::Virtual(world.clock());
             Worker::new(WorkerId::new(index), Arc::clone(&shared), driver, pool, clock, 64)

@@ -29,7 +29,7 @@ use super::shared::Shared;
 use super::task::Executor;
 use super::timer::{Clock, Timers};
 use super::worker_id::WorkerId;
-use crate::io::buf::BuddyPool;
+use crate::io::buf::Pool;
 use crate::io::driver::{Drained, DriverHandle};
 use crate::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Worker {
         id: WorkerId,
         shared: Arc<Shared>,
         driver: DriverHandle,
-        pool: BuddyPool,
+        pool: Pool,
         clock: Clock,
         budget: usize,
     ) -> Worker {

@@ -1,10 +1,11 @@
 //! One piece of memory that a pool lends out in blocks, and its life.
 //!
-//! An [`Arena`] is a *header*: the mapping, its number, the kernel's index for it, the books ([`Buddy`]) and the list of
-//! what other threads gave back ([`Returns`]). The header is on the heap, and what is lent points to it:
+//! A pool has one or several arenas. An [`Arena`] is a *header*: the mapping, its number, the kernel's index for it, the
+//! books ([`Buddy`] or [`Slabs`]) and the list of what other threads gave back ([`Returns`]). The header is on the heap, and
+//! what is lent points to it:
 //!
 //! ```text
-//!        BuddyPool ──┐
+//!             Pool ──┐
 //!  driver: ArenaRef ─┤           ┌─ books: free lists, counts      the owner's thread only (Owned)
 //!          FixedBuf ─┼─▶ Arena ──┼─ returns: blocks given back     any thread
 //!          FixedBuf ─┤   header  ├─ registered: the kernel's index any thread reads
@@ -17,10 +18,10 @@
 //!
 //! **Order of events.** While the pool lives the header is *open*: on the owner's thread a block is given back by
 //! plain writes to the books, on other threads by the list, which the owner drains when its own blocks do not suffice
-//! and once a turn. When the pool is dropped, [`ArenaRef::close`] marks the books closed, closes the list, and settles
-//! what is still out (blocks and holds) into an atomic count; from then on every give-back, on whichever thread,
-//! subtracts one, and the one that makes it zero frees header and mapping. `returns` has the proof that this is exactly
-//! one. So a buffer is good for as long as its owner likes, on whichever thread, whatever became of its pool.
+//! and once a turn. When the pool is dropped, or has no more use for an arena that it grew by, [`ArenaRef::close`] marks the
+//! books closed, closes the list, and settles what is still out (blocks and holds) into an atomic count; from then on every
+//! give-back, on whichever thread, subtracts one, and the one that makes it zero frees header and mapping. `returns` has the
+//! proof that this is exactly one. So a buffer is good for as long as its owner likes, on whichever thread, whatever became of its pool.
 //!
 //! The owner's path has no atomic read-modify-write: at home it is a comparison of addresses and plain stores.
 #![expect(unsafe_code, reason = "raw pointers to a header that lives until the last block is back")]
@@ -31,12 +32,15 @@ use std::io;
 use std::ptr::NonNull;
 
 use super::PAGE;
+use super::bell::Bell;
 use super::buddy::{self, Buddy};
 use super::fixed::{FixedBuf, Home};
 use super::owned::Owned;
-use super::pool::PoolStats;
+use super::pool::{HugePages, PoolConfig, PoolKind, PoolStats};
 use super::returns::{Release, Returns};
+use super::slabs::{self, Slabs};
 use crate::os::map::Mapping;
+use crate::sync::Arc;
 
 /// Which arena, among all of this process. Numbers are not used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +74,12 @@ pub(super) struct Arena {
     /// driver it is its own last write; any other driver sees by `id` that the index is not for it, whatever it reads.
     registered: std::sync::atomic::AtomicU32,
     returns: Returns,
+    /// Bytes of the unit in which blocks are numbered.
+    unit: usize,
+    /// Whether bytes are overwritten before they are lent again.
+    zeroes: bool,
+    /// Whether the mapping is of huge pages that were set aside.
+    reserved_huge: bool,
     books: Owned<RefCell<Books>>,
 }
 
@@ -82,10 +92,61 @@ struct Books {
     open: bool,
     /// How many `ArenaRef`s there are; not counted any more when closed.
     holds: usize,
-    buddy: Buddy,
-    hits: u64,
-    misses: u64,
+    blocks: Blocks,
     returned_remotely: u64,
+}
+
+/// Which of the memory is free, by the rules of the pool's kind. Blocks are known by the number of their first unit.
+enum Blocks {
+    Buddy(Buddy),
+    Slabs(Slabs),
+}
+
+impl Blocks {
+    #[inline]
+    fn allocate(&mut self, bytes: usize) -> Option<u32> {
+        match self {
+            Blocks::Buddy(buddy) => buddy.allocate(buddy::order_of(bytes)?),
+            Blocks::Slabs(slabs) => slabs.allocate(bytes),
+        }
+    }
+
+    /// A block for a receive ring, which may be larger than any buffer of the pool.
+    fn allocate_ring(&mut self, bytes: usize) -> Option<u32> {
+        match self {
+            Blocks::Slabs(slabs) if bytes > slabs::SLAB => slabs.allocate_run(bytes),
+            _ => self.allocate(bytes),
+        }
+    }
+
+    #[inline]
+    fn free(&mut self, block: u32) {
+        match self {
+            Blocks::Buddy(buddy) => buddy.free(block),
+            Blocks::Slabs(slabs) => slabs.free(block),
+        }
+    }
+
+    fn lent_blocks(&self) -> usize {
+        match self {
+            Blocks::Buddy(buddy) => buddy.lent_blocks(),
+            Blocks::Slabs(slabs) => slabs.lent_blocks(),
+        }
+    }
+
+    fn free_bytes(&self) -> usize {
+        match self {
+            Blocks::Buddy(buddy) => buddy.free_bytes(),
+            Blocks::Slabs(slabs) => slabs.free_bytes(),
+        }
+    }
+
+    fn free_largest_bytes(&mut self) -> usize {
+        match self {
+            Blocks::Buddy(buddy) => buddy.free_largest_bytes(),
+            Blocks::Slabs(slabs) => slabs.free_largest_bytes(),
+        }
+    }
 }
 
 impl Arena {
@@ -95,60 +156,75 @@ impl Arena {
         u16::try_from(index).ok().map(|index| Registration { arena: self.id, index })
     }
 
-    /// The address of a page, derived from the mapping's.
-    pub(super) fn page(&self, page: u32) -> NonNull<u8> {
-        let offset = page as usize * PAGE;
-        assert!(offset < self.map.len(), "page {page} is not in this arena");
+    /// Whether whoever gives bytes back overwrites them first.
+    #[inline]
+    pub(super) fn zeroes(&self) -> bool {
+        self.zeroes
+    }
+
+    /// The address of a block, derived from the mapping's.
+    #[inline]
+    pub(super) fn block(&self, block: u32) -> NonNull<u8> {
+        let offset = block as usize * self.unit;
+        assert!(offset < self.map.len(), "block {block} is not in this arena");
         // SAFETY: the offset is within the mapping, as the line above checks.
         unsafe { self.map.base().add(offset) }
     }
 
-    /// Lends the smallest block that holds `bytes`, after looking at what other threads gave back if need be. When the
-    /// pool is gone, there is none.
-    fn lend(&self, books: &mut Books, bytes: usize) -> Option<u32> {
-        let order = buddy::order_of(bytes)?;
+    /// Lends what `allocate` finds in the books, after looking at what other threads gave back if need be. When the pool
+    /// is gone, there is none.
+    #[inline]
+    fn lend(&self, books: &mut Books, allocate: impl Fn(&mut Blocks) -> Option<u32>) -> Option<u32> {
         if !books.open {
             return None;
         }
-        if let Some(page) = books.buddy.allocate(order) {
-            return Some(page);
+        if let Some(block) = allocate(&mut books.blocks) {
+            return Some(block);
         }
-        self.take_returns(books);
-        books.buddy.allocate(order)
+        if self.take_returns(books) == 0 { None } else { allocate(&mut books.blocks) }
     }
 
     /// Takes back what other threads gave back. Returns how many blocks that were.
     fn take_returns(&self, books: &mut Books) -> usize {
-        let taken = self.returns.take(|page| books.buddy.free(page));
+        let taken = self.returns.take(|block| books.blocks.free(block));
         books.returned_remotely += taken as u64;
         taken
     }
 
     /// Gives a block back on the owner's thread while the pool lives. Returns whether that was so.
-    fn give_back_at_home(&self, page: u32) -> bool {
+    #[inline]
+    fn give_back_at_home(&self, block: u32) -> bool {
         let Some(books) = self.books.get() else { return false };
-        let mut books = books.borrow_mut();
-        if books.open {
-            books.buddy.free(page);
+        {
+            let mut books = books.borrow_mut();
+            if !books.open {
+                return false;
+            }
+            books.blocks.free(block);
         }
-        books.open
+        if let Some(bell) = self.returns.answer_at_home() {
+            // Runs the program's waker, which may end the pool: nothing of this arena is used afterwards.
+            bell.ring();
+        }
+        true
     }
 
     /// Gives a block back, on any thread.
     ///
     /// # Safety
     ///
-    /// The block that begins at `page` was lent by `arena`, was not given back yet, and is used by nobody any more. The
-    /// caller does not touch `arena` again on account of this block.
-    pub(super) unsafe fn give_back(arena: NonNull<Arena>, page: u32) {
+    /// The block was lent by `arena`, was not given back yet, and is used by nobody any more. The caller does not touch
+    /// `arena` again on account of this block.
+    #[inline]
+    pub(super) unsafe fn give_back(arena: NonNull<Arena>, block: u32) {
         // SAFETY: a block that is lent keeps the header alive.
-        if unsafe { arena.as_ref() }.give_back_at_home(page) {
+        if unsafe { arena.as_ref() }.give_back_at_home(block) {
             return;
         }
         // SAFETY: the block is still lent, so the header is alive, and the caller gives it up with this call. When the
         // owner's thread comes here the books are closed, and then so is the list.
         unsafe {
-            let release = Returns::push(&raw const (*arena.as_ptr()).returns, page);
+            let release = Returns::push(&raw const (*arena.as_ptr()).returns, block);
             Arena::released(arena, release);
         }
     }
@@ -180,31 +256,43 @@ impl fmt::Debug for Arena {
 
 /// A hold on an arena: while it exists, header and mapping do. `!Send`: it stays on the owner's thread.
 ///
-/// A driver takes one with [`BuddyPool::arena`](super::BuddyPool), registers the memory, and keeps the hold until the
+/// A driver takes one from the [`Pool`](super::Pool), registers the memory, and keeps the hold until the
 /// kernel has forgotten the pages.
 pub(crate) struct ArenaRef {
     arena: NonNull<Arena>,
 }
 
 impl ArenaRef {
-    /// Maps `bytes`, a size that [`Buddy::new`] takes, and makes the running thread the owner.
+    /// Maps an arena of the configured kind and size, and makes the running thread the owner. Its pool is rung by `bell`.
     ///
     /// The pool keeps this first hold, and closes the arena before dropping it.
-    pub(super) fn open(bytes: usize) -> io::Result<ArenaRef> {
-        let buddy = Buddy::new(bytes);
+    pub(super) fn open(config: &PoolConfig, bell: Arc<Bell>) -> io::Result<ArenaRef> {
+        let bytes = config.bytes;
+        let (blocks, unit) = match config.kind {
+            PoolKind::Buddy => (Blocks::Buddy(Buddy::new(bytes)), PAGE),
+            PoolKind::Hybrid => (Blocks::Slabs(Slabs::new(bytes)), slabs::UNIT),
+        };
+        let reserved = match config.huge_pages {
+            HugePages::Reserved => Mapping::guarded_reserved_huge(bytes).ok(),
+            HugePages::Never | HugePages::Advised => None,
+        };
+        let reserved_huge = reserved.is_some();
+        let map = match reserved {
+            Some(map) => map,
+            None => Mapping::guarded(bytes, config.huge_pages != HugePages::Never)?,
+        };
         let arena = Arena {
             id: ArenaId::next(),
-            map: Mapping::new(bytes)?,
+            map,
             registered: std::sync::atomic::AtomicU32::new(UNREGISTERED),
-            returns: Returns::new(u32::try_from(bytes / PAGE).expect("pages are numbered in u32")),
-            books: Owned::new(RefCell::new(Books {
-                open: true,
-                holds: 1,
-                buddy,
-                hits: 0,
-                misses: 0,
-                returned_remotely: 0,
-            })),
+            returns: Returns::with_bell(
+                u32::try_from(bytes / unit).expect("units are numbered in u32"),
+                bell,
+            ),
+            unit,
+            zeroes: config.zero_on_recycle,
+            reserved_huge,
+            books: Owned::new(RefCell::new(Books { open: true, holds: 1, blocks, returned_remotely: 0 })),
         };
         Ok(ArenaRef { arena: NonNull::from(Box::leak(Box::new(arena))) })
     }
@@ -223,8 +311,8 @@ impl ArenaRef {
             let mut books = self.books().borrow_mut();
             assert!(books.open, "an arena is closed once, by its pool");
             books.open = false;
-            self.header().returns.close(|page| books.buddy.free(page));
-            books.buddy.lent_blocks() + books.holds
+            self.header().returns.close(|block| books.blocks.free(block));
+            books.blocks.lent_blocks() + books.holds
         };
         // SAFETY: this hold keeps the header alive. The list was closed above. Every block that is lent, and every
         // hold, will come to `leave` once, now that the books are closed; none that was given back will.
@@ -254,25 +342,21 @@ impl ArenaRef {
     }
 
     /// A buffer of exactly `size` bytes, or nothing if no block is large enough or the pool is gone.
+    #[inline]
     pub(super) fn try_alloc(&self, size: usize) -> Option<FixedBuf> {
-        let mut books = self.books().borrow_mut();
-        let page = self.header().lend(&mut books, size)?;
-        books.hits += 1;
-        let home = Home::Block { arena: self.arena, page };
+        let header = self.header();
+        let block = header.lend(&mut self.books().borrow_mut(), |blocks| blocks.allocate(size))?;
+        let home = Home::Block { arena: self.arena, block };
         // SAFETY: the block was lent just now, to this buffer, which gives it back on drop; it is at least `size` bytes
         // long, and its address derives from the mapping, which outlives what is lent.
-        Some(unsafe { FixedBuf::from_home(self.header().page(page), 0, size, home) })
+        Some(unsafe { FixedBuf::from_home(header.block(block), 0, size, home) })
     }
 
     /// Lends a block that is no buffer: for the receive ring. With it goes the pointer to give it back to.
     pub(super) fn lend(&self, bytes: usize) -> Option<(NonNull<Arena>, u32)> {
-        let page = self.header().lend(&mut self.books().borrow_mut(), bytes)?;
-        Some((self.arena, page))
-    }
-
-    /// Counts a buffer that had to come from the heap.
-    pub(super) fn count_miss(&self) {
-        self.books().borrow_mut().misses += 1;
+        let books = &mut self.books().borrow_mut();
+        let block = self.header().lend(books, |blocks| blocks.allocate_ring(bytes))?;
+        Some((self.arena, block))
     }
 
     /// Takes back what other threads gave back. Returns how many blocks that were.
@@ -281,26 +365,38 @@ impl ArenaRef {
         if books.open { self.header().take_returns(&mut books) } else { 0 }
     }
 
-    /// The books, in figures, after [`reclaim`](Self::reclaim).
-    pub(super) fn stats(&self) -> PoolStats {
-        self.reclaim();
-        let mut books = self.books().borrow_mut();
-        PoolStats {
-            arena_bytes: self.len(),
-            free_bytes: books.buddy.free_bytes(),
-            free_largest_bytes: books.buddy.free_largest_bytes(),
-            blocks_out: books.buddy.lent_blocks(),
-            hits: books.hits,
-            misses: books.misses,
-            returned_remotely: books.returned_remotely,
-        }
+    /// Whether nothing is lent, as far as the books know.
+    pub(super) fn is_idle(&self) -> bool {
+        self.books().borrow().blocks.lent_blocks() == 0
     }
 
+    /// Says that the pool waits for a block. Returns whether some have come back already, which ring no more.
+    #[must_use = "what has come back should be taken"]
+    pub(super) fn announce(&self) -> bool {
+        self.header().returns.announce()
+    }
+
+    /// Adds this arena's figures to the pool's, after [`reclaim`](Self::reclaim).
+    pub(super) fn add_to(&self, stats: &mut PoolStats) {
+        self.reclaim();
+        let header = self.header();
+        let mut books = self.books().borrow_mut();
+        stats.chunks += 1;
+        stats.arena_bytes += self.len();
+        stats.reserved_huge_bytes += if header.reserved_huge { self.len() } else { 0 };
+        stats.free_bytes += books.blocks.free_bytes();
+        stats.free_largest_bytes = stats.free_largest_bytes.max(books.blocks.free_largest_bytes());
+        stats.blocks_out += books.blocks.lent_blocks();
+        stats.returned_remotely += books.returned_remotely;
+    }
+
+    #[inline]
     fn header(&self) -> &Arena {
         // SAFETY: this hold is counted, so the header is alive as long as `self` is.
         unsafe { self.arena.as_ref() }
     }
 
+    #[inline]
     fn books(&self) -> &RefCell<Books> {
         self.header().books.get().expect("an ArenaRef does not leave the thread that owns the arena")
     }

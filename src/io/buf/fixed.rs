@@ -20,8 +20,10 @@ use std::ptr::{self, NonNull};
 use std::slice;
 
 use super::arena::Arena;
+use super::meter::Meter;
 use super::ring::Ring;
 use super::{IoBuf, IoBufMut, PAGE, Registration};
+use crate::sync::Arc;
 
 /// An owned buffer of fixed capacity, from a [`BufPool`](super::BufPool) or the heap.
 ///
@@ -56,12 +58,13 @@ pub struct FixedBuf {
 }
 
 /// Where the memory goes when the buffer is dropped.
-#[derive(Clone, Copy)]
 pub(super) enum Home {
     /// To the allocator, with the layout that `heap_layout` gives for the capacity.
     Heap,
-    /// To an arena, as the block that begins at `page`.
-    Block { arena: NonNull<Arena>, page: u32 },
+    /// The same, and a pool keeps count.
+    Metered(Arc<Meter>),
+    /// To an arena, as this block.
+    Block { arena: NonNull<Arena>, block: u32 },
     /// To a receive ring, as the buffer that the kernel calls `bid`.
     Ring { ring: NonNull<Ring>, bid: u16 },
 }
@@ -84,6 +87,20 @@ impl FixedBuf {
     /// When `capacity` is more than `isize::MAX`. Running out of memory ends the program, as for a `Vec`.
     #[track_caller]
     pub fn heap(capacity: usize) -> FixedBuf {
+        FixedBuf::allocate(capacity, Home::Heap)
+    }
+
+    /// The same, on account of a pool.
+    #[track_caller]
+    pub(super) fn metered(capacity: usize, meter: &Arc<Meter>) -> FixedBuf {
+        let buf = FixedBuf::allocate(capacity, Home::Metered(Arc::clone(meter)));
+        meter.add(capacity);
+        buf
+    }
+
+    /// An empty buffer of the heap, which is where `home` takes it back to.
+    #[track_caller]
+    fn allocate(capacity: usize, home: Home) -> FixedBuf {
         let layout = heap_layout(capacity);
         let base = if capacity == 0 {
             layout.dangling_ptr()
@@ -91,7 +108,7 @@ impl FixedBuf {
             // SAFETY: the layout is not of size zero.
             NonNull::new(unsafe { alloc::alloc(layout) }).unwrap_or_else(|| alloc::handle_alloc_error(layout))
         };
-        FixedBuf { base, start: 0, len: 0, capacity, home: Home::Heap }
+        FixedBuf { base, start: 0, len: 0, capacity, home }
     }
 
     /// The buffer of `capacity` bytes at `base`, the first `len` of them content.
@@ -226,15 +243,47 @@ fn heap_layout(capacity: usize) -> Layout {
 }
 
 impl Drop for FixedBuf {
+    #[inline]
     fn drop(&mut self) {
-        match self.home {
-            Home::Heap if self.capacity == 0 => {}
-            // SAFETY: `heap` allocated it with the layout of this very capacity.
-            Home::Heap => unsafe { alloc::dealloc(self.base.as_ptr(), heap_layout(self.capacity)) },
-            // SAFETY: the block was lent to this buffer, which is at its end, and nobody else has the bytes.
-            Home::Block { arena, page } => unsafe { Arena::give_back(arena, page) },
-            // SAFETY: likewise.
-            Home::Ring { ring, bid } => unsafe { Ring::give_back(ring, bid) },
+        match &self.home {
+            &Home::Block { arena, block } => {
+                // SAFETY: the block that was lent keeps the header alive.
+                if unsafe { arena.as_ref() }.zeroes() {
+                    self.zero();
+                }
+                // SAFETY: the block was lent to this buffer, which is at its end, and nobody else has the bytes.
+                unsafe { Arena::give_back(arena, block) }
+            }
+            &Home::Ring { ring, bid } => {
+                // SAFETY: the buffer that was taken keeps the header alive.
+                if unsafe { ring.as_ref() }.zeroes() {
+                    self.zero();
+                }
+                // SAFETY: as for a block.
+                unsafe { Ring::give_back(ring, bid) }
+            }
+            Home::Heap => self.deallocate(),
+            Home::Metered(meter) => {
+                self.deallocate();
+                meter.subtract(self.capacity);
+            }
+        }
+    }
+}
+
+impl FixedBuf {
+    /// Overwrites all its bytes, whoever wrote them.
+    #[cold]
+    fn zero(&mut self) {
+        // SAFETY: `capacity` bytes from `base` are this buffer's alone.
+        unsafe { self.base.write_bytes(0, self.capacity) };
+    }
+
+    /// Gives the memory back to the allocator. For `drop` alone.
+    fn deallocate(&self) {
+        if self.capacity > 0 {
+            // SAFETY: `allocate` got it with the layout of this very capacity, and this is the buffer's end.
+            unsafe { alloc::dealloc(self.base.as_ptr(), heap_layout(self.capacity)) };
         }
     }
 }
@@ -280,8 +329,8 @@ unsafe impl IoBuf for FixedBuf {
         self.capacity()
     }
     fn registration(&self) -> Option<Registration> {
-        match self.home {
-            Home::Heap => None,
+        match &self.home {
+            Home::Heap | Home::Metered(_) => None,
             // SAFETY: what this buffer was lent keeps the header alive.
             Home::Block { arena, .. } => unsafe { arena.as_ref() }.registration(),
             // SAFETY: likewise.
@@ -328,6 +377,9 @@ impl fmt::Debug for FixedBuf {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+
+    use super::super::chunks::Pool;
+    use super::super::{BufPool, PoolConfig, PoolKind};
 
     use super::super::io_buf::{fill, sent};
     use super::*;
@@ -404,5 +456,34 @@ mod tests {
         let mut buf = FixedBuf::heap(4);
         buf.extend_from_slice(b"abc");
         assert_eq!(format!("{buf:?}"), "FixedBuf { len: 3, capacity: 4, registered: false }");
+    }
+
+    // A secret that stays in a recycled block would be in a core dump.
+    #[test]
+    fn zero_on_recycle_leaves_no_byte() {
+        for kind in [PoolKind::Buddy, PoolKind::Hybrid] {
+            for zero_on_recycle in [true, false] {
+                let config = PoolConfig {
+                    kind,
+                    bytes: 64 << 10,
+                    chunks_max: 1,
+                    zero_on_recycle,
+                    ..PoolConfig::default()
+                };
+                let pool = Pool::new(&config).expect("64 KiB can be mapped");
+                let mut secret = pool.alloc(5000);
+                let address = secret.io_ptr();
+                secret.resize(5000, 0xEE);
+                // What was written and then taken out of sight must go as well.
+                secret.truncate(1);
+                drop(secret);
+                let mut next = pool.alloc(5000);
+                assert_eq!(next.io_ptr(), address, "the block is lent again at once");
+                let spare = next.spare_capacity_mut().iter();
+                // SAFETY: the mapping was zeroed, or written above, so every byte of it is initialised.
+                let left = spare.filter(|byte| unsafe { byte.assume_init() } != 0).count();
+                assert_eq!(left, if zero_on_recycle { 0 } else { 5000 });
+            }
+        }
     }
 }

@@ -4,8 +4,8 @@
 //! by value and gives it back with the result: [`BufResult`]. What may be handed over is said by two traits, [`IoBuf`]
 //! (can be written from) and [`IoBufMut`] (can be read into); ordinary vectors, boxes and strings qualify.
 //!
-//! [`FixedBuf`] is the buffer to use. It comes from a [`BufPool`], whose memory one [*arena*](BuddyPool) holds in one
-//! piece, so that a driver can register it with the kernel once and the kernel goes by index ever after. Where it is
+//! [`FixedBuf`] is the buffer to use. It comes from a [`BufPool`], whose memory lies in a few large pieces, its *arenas*, so
+//! that a driver can register it with the kernel once and the kernel goes by index ever after. Where it is
 //! made, sent and dropped is free; it finds home from any thread.
 //!
 //! ```
@@ -22,29 +22,39 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! In reading order: `io_buf` (the traits), `slice`, `vectored`; `fixed` (the buffer), `pool` (who makes it); `arena`
-//! (memory and its life), `buddy` (which of it is free), `ring` (the part that the kernel picks from), `returns` (how
-//! blocks come home from other threads), `owned` (how one thread keeps books in a shared place).
+//! In reading order: `io_buf` (the traits), `slice`, `vectored`; `fixed` (the buffer), `pool` (who makes it), `chunks` (how
+//! a pool grows and shrinks), `waiting` (how one waits for it); `arena` (memory and its life), `buddy` and `slabs` (which of it
+//! is free), `ring` (the part that the kernel picks from), `returns` (how blocks come home from other threads), `bell` (who
+//! is told), `meter` (what came from the heap), `owned` (how one thread keeps books in a shared place).
 
 mod arena;
+mod bell;
 mod buddy;
+mod chunks;
 mod fixed;
 mod io_buf;
+mod meter;
 mod owned;
 mod pool;
 mod returns;
 mod ring;
+mod slabs;
 mod slice;
 mod vectored;
+mod waiting;
 
 pub use arena::{ArenaId, Registration};
 pub use fixed::FixedBuf;
 pub use io_buf::{IoBuf, IoBufMut};
-pub use pool::{ArenaSizeError, BuddyPool, BufPool, PoolStats};
+pub use pool::{
+    BuddyPool, BufPool, CHUNKS_MAX, HugePages, HybridPool, PoolConfig, PoolConfigError, PoolKind, PoolStats,
+};
 pub use slice::Slice;
 pub use vectored::{IoBufMutVec, IoBufVec};
+pub use waiting::AllocAsync;
 
 pub(crate) use arena::ArenaRef;
+pub(crate) use chunks::Pool;
 pub(crate) use ring::RingBlocks;
 
 /// What an operation came to, and the buffer that was lent to it, which comes back whatever happened.

@@ -10,6 +10,11 @@
 //! Nobody ever takes a single element off, so a `head` that went away and came back is harmless: what hangs below it is
 //! reached through links that were written before it was put there.
 //!
+//! **While the owner waits** for a block (`waiting`), it says so in the same word: [`Returns::announce`] sets [`AWAITED`] in
+//! `head`, unless something hangs there already. The push that finds the mark replaces it, so that it is answered once, and
+//! rings the [`Bell`]. Since mark and list are one word there is no moment at which a push sees no mark while the owner
+//! sees no push.
+//!
 //! **When the owner goes.** It knows how many blocks are out, in a plain count.
 //!
 //! ```text
@@ -28,13 +33,17 @@
 
 use std::fmt;
 
+use super::bell::Bell;
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicIsize, AtomicU32, Ordering};
 use crate::sync::mutant;
 
+/// The bit of `head` that says that the owner waits for something to hang there. It stands with [`EMPTY`] only.
+const AWAITED: u32 = 1 << 31;
 /// `head` while nothing hangs on it.
-const EMPTY: u32 = u32::MAX;
+const EMPTY: u32 = AWAITED - 1;
 /// `head` once the owner is gone.
-const CLOSED: u32 = u32::MAX - 1;
+const CLOSED: u32 = AWAITED - 2;
 
 /// What giving something back came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +63,24 @@ pub(super) struct Returns {
     orphans: AtomicIsize,
     /// For each block on the list, the block below it (or [`EMPTY`]).
     links: Box<[AtomicU32]>,
+    /// What is rung when the owner waits.
+    bell: Arc<Bell>,
 }
 
 impl Returns {
-    /// For blocks numbered from 0 to `blocks - 1`.
+    /// For blocks numbered from 0 to `blocks - 1`, and an owner that never waits.
     pub(super) fn new(blocks: u32) -> Returns {
-        assert!(blocks < CLOSED, "the two highest numbers mean EMPTY and CLOSED");
+        Returns::with_bell(blocks, Arc::new(Bell::new()))
+    }
+
+    /// The same, and an owner that hears `bell`.
+    pub(super) fn with_bell(blocks: u32, bell: Arc<Bell>) -> Returns {
+        assert!(blocks < CLOSED, "the highest numbers mean EMPTY and CLOSED");
         Returns {
             head: AtomicU32::new(EMPTY),
             orphans: AtomicIsize::new(0),
             links: (0..blocks).map(|_| AtomicU32::new(EMPTY)).collect(),
+            bell,
         }
     }
 
@@ -77,19 +94,29 @@ impl Returns {
     /// answer is [`Release::Last`], the caller does not touch `this` again.
     pub(super) unsafe fn push(this: *const Returns, block: u32) -> Release {
         // SAFETY: `block` is out, so the home is alive until the compare-and-swap below succeeds (then the owner may
-        // count it and free the home), and neither reference is used after that.
-        let (head, link) = unsafe { (&(*this).head, &(&(*this).links)[block as usize]) };
+        // count it and free the home), and none of the references is used after that.
+        let (head, link, bell) = unsafe { (&(*this).head, &(&(*this).links)[block as usize], &(*this).bell) };
         // Relaxed: a list is only passed on, not looked into; and CLOSED leads to `leave`, which orders for itself.
         let mut seen = head.load(Ordering::Relaxed);
         while seen != CLOSED {
-            link.store(seen, Ordering::Relaxed);
+            // What is rung afterwards must be had before: the home may be gone by then.
+            let awaited =
+                (seen & AWAITED != 0 && !mutant("returns: push rings nobody")).then(|| Arc::clone(bell));
+            link.store(seen & !AWAITED, Ordering::Relaxed);
             // Release pairs with the Acquire swap in `take` and `close`: it publishes the link and every use of the
             // block's bytes up to now, so that its next user comes after. Later pushes are read-modify-writes of the
-            // same word and thus continue this release, for the blocks further down the list.
+            // same word and thus continue this release, for the blocks further down the list. Acquire pairs with the
+            // Release in `announce`: whoever answers the mark finds the waker in the bell.
             let publish =
-                if mutant("returns: push publishes nothing") { Ordering::Relaxed } else { Ordering::Release };
+                if mutant("returns: push publishes nothing") { Ordering::Acquire } else { Ordering::AcqRel };
+            let publish = if mutant("returns: push learns nothing") { Ordering::Release } else { publish };
             match head.compare_exchange_weak(seen, block, publish, Ordering::Relaxed) {
-                Ok(_) => return Release::Held,
+                Ok(_) => {
+                    if let Some(bell) = awaited {
+                        bell.ring();
+                    }
+                    return Release::Held;
+                }
                 Err(now) => seen = now,
             }
         }
@@ -118,13 +145,44 @@ impl Returns {
     /// When nothing came back this is one plain load.
     pub(super) fn take(&self, each: impl FnMut(u32)) -> usize {
         // Relaxed: what is seen here is not used; a return that is missed is taken the next time.
-        if self.head.load(Ordering::Relaxed) == EMPTY {
+        if self.head.load(Ordering::Relaxed) & !AWAITED == EMPTY {
             return 0;
         }
         // Acquire pairs with the Release in `push`.
         let order =
             if mutant("returns: the owner learns nothing") { Ordering::Relaxed } else { Ordering::Acquire };
         self.walk(self.head.swap(EMPTY, order), each)
+    }
+
+    /// Says that the owner waits: the next push rings the bell, which has been set. Returns whether something hangs on the
+    /// list already; then nothing is said, and the owner should take it.
+    #[must_use = "what hangs there rings no more"]
+    pub(super) fn announce(&self) -> bool {
+        // Release pairs with the Acquire of the push that answers: it publishes the waker in the bell. A failed exchange
+        // publishes nothing and needs nothing: `take` acquires.
+        let publish =
+            if mutant("returns: announce publishes nothing") { Ordering::Relaxed } else { Ordering::Release };
+        let waits = EMPTY | AWAITED;
+        match self.head.compare_exchange(EMPTY, waits, publish, Ordering::Relaxed) {
+            // Said before and not answered. The waker may be another one now, so it is published again; a push that is
+            // faster answers with either, and `Bell::set` knows.
+            Err(seen) if seen == waits => {
+                self.head.compare_exchange(waits, waits, publish, Ordering::Relaxed).is_err()
+            }
+            said => said.is_err(),
+        }
+    }
+
+    /// On the owner's thread, when a block came back there: takes the mark away, and returns the bell if there was one.
+    #[inline]
+    pub(super) fn answer_at_home(&self) -> Option<Arc<Bell>> {
+        // Relaxed, here and below: only this thread sets the mark, and the bell orders for itself.
+        let waits = EMPTY | AWAITED;
+        if self.head.load(Ordering::Relaxed) != waits {
+            return None;
+        }
+        let took = self.head.compare_exchange(waits, EMPTY, Ordering::Relaxed, Ordering::Relaxed);
+        took.is_ok().then(|| Arc::clone(&self.bell))
     }
 
     /// The owner's first step out: from now on nothing is put on the list. Takes what hung there, as
@@ -159,7 +217,8 @@ impl Returns {
     }
 
     /// Calls `each` for every block of a list that was taken off, and returns how many there were.
-    fn walk(&self, mut next: u32, mut each: impl FnMut(u32)) -> usize {
+    fn walk(&self, head: u32, mut each: impl FnMut(u32)) -> usize {
+        let mut next = head & !AWAITED;
         let mut blocks = 0;
         while next != EMPTY {
             debug_assert_ne!(next, CLOSED, "the owner takes from a list that it has closed");
@@ -230,12 +289,16 @@ mod tests {
 /// The protocol under loom: two foreign threads give a block back while the owner drains and goes.
 #[cfg(all(test, loom))]
 mod loom_tests {
+    use std::future::poll_fn;
+    use std::task::{Poll, Waker};
+
     use super::*;
     use crate::sync::atomic::AtomicUsize;
-    use crate::sync::{Arc, UnsafeCell, model};
+    use crate::sync::{UnsafeCell, model};
 
     struct Home {
         returns: Returns,
+        bell: Arc<Bell>,
         /// Stands for the blocks' bytes: loom fails on any access that is not ordered with the others.
         bytes: [UnsafeCell<u32>; 2],
         lasts: AtomicUsize,
@@ -270,8 +333,10 @@ mod loom_tests {
 
     /// A home with both blocks lent, each to a thread of its own, and the threads.
     fn lent() -> (Arc<Home>, Vec<loom::thread::JoinHandle<()>>) {
+        let bell = Arc::new(Bell::new());
         let home = Arc::new(Home {
-            returns: Returns::new(2),
+            returns: Returns::with_bell(2, Arc::clone(&bell)),
+            bell,
             bytes: [UnsafeCell::new(0), UnsafeCell::new(0)],
             lasts: AtomicUsize::new(0),
         });
@@ -313,11 +378,50 @@ mod loom_tests {
         assert_eq!(home.lasts.load(Ordering::Relaxed), 1, "the owner is the last");
     }
 
+    /// The owner waits until both are back, and changes its waker once, as a future does that moves to another task.
+    fn give_back_while_the_owner_waits() {
+        let (home, _foreign) = lent();
+        let mut out = 2;
+        let mut poll = |waker: &Waker| {
+            loop {
+                out -= home.returns.take(|block| home.reuse(block));
+                if out == 0 {
+                    return Poll::Ready(());
+                }
+                home.bell.set(waker);
+                if !home.returns.announce() {
+                    return Poll::Pending;
+                }
+            }
+        };
+        if poll(Waker::noop()).is_pending() {
+            // A wake that is missed is a deadlock, which loom finds.
+            loom::future::block_on(poll_fn(|cx| poll(cx.waker())));
+        }
+        go(&home, 0);
+    }
+
     // Lost or doubled blocks, a block reused while its last user still writes, a home freed early, twice or never.
     #[test]
     fn loom_blocks_come_home_and_the_last_one_frees() {
         model::holds(give_back_while_the_owner_goes);
         model::holds(give_back_while_the_owner_drains);
+    }
+
+    // A wake that is missed, or a waker that two threads touch at once.
+    #[test]
+    fn loom_an_owner_that_waits_is_woken() {
+        model::holds(give_back_while_the_owner_waits);
+    }
+
+    #[test]
+    fn loom_catches_each_mutant_of_the_bell() {
+        model::catches("returns: push rings nobody", give_back_while_the_owner_waits);
+        model::catches("returns: push learns nothing", give_back_while_the_owner_waits);
+        model::catches("returns: announce publishes nothing", give_back_while_the_owner_waits);
+        model::catches("bell: a setter that is late says nothing", give_back_while_the_owner_waits);
+        model::catches("bell: ring learns nothing", give_back_while_the_owner_waits);
+        model::catches("bell: ring publishes nothing", give_back_while_the_owner_waits);
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl Ring {
         unsafe { self.arena.as_ref() }.registration()
     }
 
+    /// Whether whoever gives a buffer back overwrites it first.
+    pub(super) fn zeroes(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { self.arena.as_ref() }.zeroes()
+    }
+
     /// Gives a buffer back on the owner's thread while the `RingBlocks` lives. Returns whether that was so.
     fn give_back_at_home(&self, bid: u16) -> bool {
         let Some(books) = self.books.get() else { return false };
@@ -133,7 +139,7 @@ impl ArenaRef {
             if size as usize >= PAGE { (size as usize).next_multiple_of(PAGE) } else { size as usize };
         let (arena, page) = self.lend(stride.checked_mul(usize::from(count))?)?;
         // SAFETY: the block that was just lent keeps the header alive.
-        let base = unsafe { arena.as_ref() }.page(page);
+        let base = unsafe { arena.as_ref() }.block(page);
         let ring = Ring {
             arena,
             page,
@@ -277,11 +283,11 @@ impl fmt::Debug for RingBlocks {
 mod tests {
     use std::thread;
 
-    use super::super::{BuddyPool, BufPool, IoBuf};
+    use super::super::{BufPool, IoBuf, Pool};
     use super::*;
 
-    fn pool() -> BuddyPool {
-        BuddyPool::new(1 << 18).expect("256 KiB can be mapped")
+    fn pool() -> Pool {
+        Pool::fixed(1 << 18).expect("256 KiB can be mapped")
     }
 
     /// Does what the kernel does: fills buffer `bid` with its own number and says so.

@@ -49,7 +49,7 @@ pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
 pub use token::Token;
 pub(crate) use unpark::Unparker;
 
-use crate::io::buf::{BuddyPool, BufPool, FixedBuf};
+use crate::io::buf::{BufPool, FixedBuf, Pool};
 use crate::io::socket::Receivers;
 use slab::{Abandon, Notice, PayloadType, StableSlab};
 use waiter::Waiter;
@@ -161,7 +161,7 @@ pub(crate) trait Driver: Sized + 'static {
     fn park(&mut self, slab: &mut StableSlab, deadline_ns: Option<u64>) -> io::Result<()>;
 
     /// Makes a pool's arena known to the kernel, and carves the receive ring out of it.
-    fn register_buffers(&mut self, pool: &BuddyPool, config: &DriverConfig);
+    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig);
 
     /// What wakes a parked driver from any thread.
     fn unparker(&self) -> Unparker;
@@ -328,7 +328,7 @@ impl fmt::Debug for WeakDriver {
 struct DriverCell {
     core: RefCell<Core>,
     /// The worker's pool, once its arena is registered.
-    pool: OnceCell<BuddyPool>,
+    pool: OnceCell<Pool>,
     /// Who may hold how much of the receive ring.
     receivers: Receivers,
     /// Set by `shut_down`: new operations are refused, and end as cancelled.
@@ -541,7 +541,7 @@ impl DriverHandle {
     }
 
     /// Makes a pool the worker's, and its arena known to the kernel. What is refused stands in the capability report.
-    pub(crate) fn register_buffers(&self, pool: &BuddyPool, config: &DriverConfig) {
+    pub(crate) fn register_buffers(&self, pool: &Pool, config: &DriverConfig) {
         assert!(self.0.pool.set(pool.clone()).is_ok(), "a worker has one pool, registered once");
         let free_bytes = pool.stats().free_bytes;
         let core = &mut *self.0.core.borrow_mut();

@@ -37,7 +37,7 @@ use super::{
     Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
     DriverCounters, Resource, Token, Unparker,
 };
-use crate::io::buf::{BuddyPool, FixedBuf, RingBlocks};
+use crate::io::buf::{FixedBuf, Pool, RingBlocks};
 pub(crate) use world::{Faults, SimWorld};
 use world::{SocketId, os_error, take_unparked};
 
@@ -613,7 +613,7 @@ impl Driver for SimDriver {
         Ok(())
     }
 
-    fn register_buffers(&mut self, pool: &BuddyPool, config: &DriverConfig) {
+    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) {
         if config.receive_buffers == 0 || config.without.contains(&"receive_ring") {
             self.capabilities.refused("receive_ring", "switched off", "set `DriverConfig::receive_buffers`");
             return;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::{Rig, next_once, on_every_backend, poll_once};
-use crate::io::buf::{BuddyPool, BufPool};
+use crate::io::buf::{BufPool, Pool};
 use crate::io::driver::{Descriptor, DriverConfig};
 use crate::io::op::fs::{ReadAt, WriteAt};
 use crate::io::op::misc::Nop;
@@ -27,7 +27,7 @@ const FEATURES: [&str; 11] = [
 
 /// Uses what a driver can do, and finds it right or refused as the report says.
 fn exercise(rig: &Rig, config: &DriverConfig) {
-    let pool = BuddyPool::new(1 << 20).expect("a MiB can be mapped");
+    let pool = Pool::fixed(1 << 20).expect("a MiB can be mapped");
     rig.driver.register_buffers(&pool, config);
     let capabilities = rig.driver.capabilities();
     rig.run(rig.op(Nop)).expect("a nop succeeds");

@@ -10,7 +10,7 @@ use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::{Graveyard, Rig, Wakes, next_once, on_every_backend, poll_once};
-use crate::io::buf::{BuddyPool, FixedBuf};
+use crate::io::buf::{FixedBuf, Pool};
 use crate::io::driver::{Descriptor, DriverConfig};
 use crate::io::op::fs::{ReadAt, WriteAt};
 use crate::io::op::misc::Nop;
@@ -268,7 +268,7 @@ fn an_overflowing_completion_queue_loses_nothing() {
 fn a_multishot_receive_yields_the_stream_in_order() {
     let config = DriverConfig { receive_buffers: 8, receive_buffer_bytes: 4096, ..DriverConfig::default() };
     on_every_backend(&config, |rig| {
-        let pool = BuddyPool::new(1 << 20).expect("a MiB can be mapped");
+        let pool = Pool::fixed(1 << 20).expect("a MiB can be mapped");
         rig.driver.register_buffers(&pool, &config);
         let (one, other) = rig.pair();
         let bytes: Vec<u8> = (0u8..251).cycle().take(100_000).collect();

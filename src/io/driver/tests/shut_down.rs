@@ -13,7 +13,7 @@ use std::rc::Rc;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{CANARY, Faults, Graveyard, PATIENCE, Rig, next_once, poll_once};
-use crate::io::buf::{BuddyPool, BufPool};
+use crate::io::buf::{BufPool, Pool};
 use crate::io::driver::{
     Descriptor, DriverConfig, Multishot, Op, Operation, PlatformDriver, SharedDescriptor,
 };
@@ -140,7 +140,7 @@ fn live_and_end(round: u64, yard: &Graveyard) {
         PlatformDriver::Uring(uring) => uring.force_async = round % 2 == 1,
         PlatformDriver::Sim(_) => {}
     });
-    let pool = BuddyPool::new(1 << 16).expect("64 KiB can be mapped");
+    let pool = Pool::fixed(1 << 16).expect("64 KiB can be mapped");
     rig.driver.register_buffers(&pool, &config);
     let mut flight = InFlight { round, started: 0, kept: Vec::new() };
     let write_to = start_all(&rig, yard, &mut flight);

@@ -38,7 +38,7 @@ use super::{
     Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
     DriverCounters, Resource, Token, Unparker, Yields, own_fd,
 };
-use crate::io::buf::{ArenaId, ArenaRef, BuddyPool, Registration};
+use crate::io::buf::{ArenaId, ArenaRef, Pool, Registration};
 use receive_ring::ReceiveRing;
 
 /// The read of the unparker's event.
@@ -460,7 +460,7 @@ impl Driver for UringDriver {
         Ok(())
     }
 
-    fn register_buffers(&mut self, pool: &BuddyPool, config: &DriverConfig) {
+    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) {
         if config.without.contains(&"registered_buffers") {
             self.capabilities.refused(
                 "registered_buffers",

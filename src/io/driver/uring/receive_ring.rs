@@ -18,7 +18,7 @@ use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
 use super::DriverConfig;
-use crate::io::buf::{BuddyPool, FixedBuf, RingBlocks};
+use crate::io::buf::{FixedBuf, Pool, RingBlocks};
 use crate::os::Mapping;
 
 /// The group that receives name. Each ring has one.
@@ -36,11 +36,7 @@ pub(super) struct ReceiveRing {
 
 impl ReceiveRing {
     /// Carves the buffers out of the pool's arena, as many as there is room for, and registers the ring.
-    pub(super) fn register(
-        ring: &IoUring,
-        pool: &BuddyPool,
-        config: &DriverConfig,
-    ) -> io::Result<ReceiveRing> {
+    pub(super) fn register(ring: &IoUring, pool: &Pool, config: &DriverConfig) -> io::Result<ReceiveRing> {
         let mut count = config.receive_buffers.next_power_of_two().min(1 << 15);
         let blocks = loop {
             if let Some(blocks) = pool.arena().carve_ring(count, config.receive_buffer_bytes) {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::UringDriver;
-use crate::io::buf::{BuddyPool, BufPool};
+use crate::io::buf::{BufPool, Pool};
 use crate::io::driver::{Descriptor, DriverConfig, DriverHandle, Op, PlatformDriver};
 use crate::io::op::fs::{ReadAt, WriteAt};
 use crate::io::op::misc::Nop;
@@ -41,7 +41,7 @@ fn a_nop_goes_through_the_kernel_and_back() {
 fn a_file_written_from_a_registered_buffer_reads_back() {
     let config = DriverConfig::default();
     let driver = driver(&config);
-    let pool = BuddyPool::new(4 << 20).expect("4 MiB can be mapped");
+    let pool = Pool::fixed(4 << 20).expect("4 MiB can be mapped");
     driver.register_buffers(&pool, &config);
     let capabilities = driver.capabilities();
     assert!(capabilities.has("registered_buffers") && capabilities.has("receive_ring"), "{capabilities}");
