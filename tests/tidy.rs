@@ -23,6 +23,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/io/buf/owned.rs", "shares with all threads what only one of them can reach"),
     ("src/io/buf/returns.rs", "a block given back may be the last, and its home then freed on any thread"),
     ("src/io/buf/ring.rs", "raw pointers to a header that lives until the last buffer is back"),
+    ("src/io/buf/shared.rs", "the promises of a buffer, restated for shared bytes"),
     ("src/io/buf/slice.rs", "the promises of a buffer, restated for a range"),
     ("src/io/buf/vectored.rs", "the promises of a buffer, restated for a list"),
     ("src/io/driver/descriptor.rs", "the kernel hands out numbers; here one becomes an owner"),

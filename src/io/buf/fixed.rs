@@ -9,6 +9,9 @@
 //! A [`FixedBuf`] owns its bytes alone and gives them back when it is dropped, wherever that is (`Home`). Memory from a
 //! pool was somebody else's before. So only the bytes that were written through this buffer (by its methods, or by the
 //! kernel and then [`set_len`](FixedBuf::set_len)) can ever be seen through it, and `Debug` shows none at all.
+//!
+//! **Splitting** makes of one buffer two, each the owner of its part of the bytes. The buffer that was is then behind a count,
+//! as the home of both parts. **Freezing** puts the buffer behind a count as it is ([`SharedBuf`](super::SharedBuf)).
 #![expect(unsafe_code, reason = "owns raw memory, part of it uninitialised")]
 
 use std::alloc::{self, Layout};
@@ -22,7 +25,7 @@ use std::slice;
 use super::arena::Arena;
 use super::meter::Meter;
 use super::ring::Ring;
-use super::{IoBuf, IoBufMut, PAGE, Registration};
+use super::{IoBuf, IoBufMut, PAGE, Registration, SharedBuf};
 use crate::sync::Arc;
 
 /// An owned buffer of fixed capacity, from a [`BufPool`](super::BufPool) or the heap.
@@ -67,6 +70,9 @@ pub(super) enum Home {
     Block { arena: NonNull<Arena>, block: u32 },
     /// To a receive ring, as the buffer that the kernel calls `bid`.
     Ring { ring: NonNull<Ring>, bid: u16 },
+    /// Nowhere: it is part of the bytes of another buffer, which shows them to nobody any more and takes them home when
+    /// the last part is gone.
+    Part(Arc<FixedBuf>),
 }
 
 /// Operations hold their buffer in a slot, whose size is everybody's: a `FixedBuf` is three quarters of a cache line.
@@ -211,6 +217,94 @@ impl FixedBuf {
         self.len += bytes.len();
     }
 
+    /// Splits the buffer at byte `at` of the view: this one keeps what is before, content and room, and the new one has the
+    /// rest. Both are full owners; the memory goes home when both are gone. No byte is copied.
+    ///
+    /// The parts begin where they are cut, at a page or not.
+    ///
+    /// ```
+    /// use veloq::io::buf::FixedBuf;
+    ///
+    /// let mut head = FixedBuf::heap(16);
+    /// head.extend_from_slice(b"headbody");
+    /// let mut body = head.split_off(4);
+    /// assert_eq!((&head[..], head.capacity()), (&b"head"[..], 4));
+    /// body.extend_from_slice(b"!");
+    /// assert_eq!((&body[..], body.capacity()), (&b"body!"[..], 12));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When `at` is more than the [`capacity`](Self::capacity).
+    #[track_caller]
+    #[must_use = "the rest is dropped otherwise; `truncate` drops content alone"]
+    pub fn split_off(&mut self, at: usize) -> FixedBuf {
+        let capacity = self.capacity();
+        assert!(at <= capacity, "split_off({at}) on a buffer of {capacity} bytes");
+        if at == capacity {
+            // No memory is shared for a part without any.
+            return FixedBuf::heap(0);
+        }
+        let whole = self.share();
+        let rest = FixedBuf {
+            // SAFETY: `at` is within the view, as checked above, and the view within the memory.
+            base: unsafe { self.view().add(at) },
+            start: 0,
+            len: self.len.saturating_sub(at),
+            capacity: capacity - at,
+            home: Home::Part(whole),
+        };
+        self.capacity = self.start + at;
+        self.len = self.len.min(at);
+        rest
+    }
+
+    /// Splits the buffer at byte `at` of its content: the new one has what is before, this one keeps the rest, content and
+    /// room. Otherwise like [`split_off`](Self::split_off).
+    ///
+    /// # Panics
+    ///
+    /// When the content is shorter than `at`.
+    #[track_caller]
+    #[must_use = "the first part is dropped otherwise; `advance` drops it as well"]
+    pub fn split_to(&mut self, at: usize) -> FixedBuf {
+        assert!(at <= self.len, "split_to({at}) on a buffer with {} bytes of content", self.len);
+        let rest = self.split_off(at);
+        std::mem::replace(self, rest)
+    }
+
+    /// Makes of the buffer a handle that can be cloned cheaply and sent anywhere, and shows its content, for reading only.
+    ///
+    /// ```
+    /// use veloq::io::buf::FixedBuf;
+    ///
+    /// let mut buf = FixedBuf::heap(8);
+    /// buf.extend_from_slice(b"abcdef");
+    /// let shared = buf.freeze();
+    /// let tail = shared.part(4..);
+    /// let reader = std::thread::spawn({
+    ///     let shared = shared.clone();
+    ///     move || shared.len()
+    /// });
+    /// assert_eq!((reader.join().unwrap(), &tail[..]), (6, &b"ef"[..]));
+    /// ```
+    #[must_use]
+    pub fn freeze(self) -> SharedBuf {
+        SharedBuf::new(self)
+    }
+
+    /// Puts the memory behind a count, unless it is already, and makes this buffer a part of it.
+    fn share(&mut self) -> Arc<FixedBuf> {
+        if let Home::Part(whole) = &self.home {
+            return Arc::clone(whole);
+        }
+        // The home goes to the whole, which has no content to show; what this buffer has is written below.
+        let home = std::mem::replace(&mut self.home, Home::Heap);
+        let whole = Arc::new(FixedBuf { base: self.base, start: 0, len: 0, capacity: self.capacity, home });
+        self.home = Home::Part(Arc::clone(&whole));
+        whole
+    }
+
     /// The room after the content. What is in it is unspecified; [`set_len`](Self::set_len) makes it content.
     pub fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: the range from `len` to the capacity is within this buffer's memory, which `self` owns and is borrowed
@@ -262,6 +356,7 @@ impl Drop for FixedBuf {
                 // SAFETY: as for a block.
                 unsafe { Ring::give_back(ring, bid) }
             }
+            Home::Part(_) => {}
             Home::Heap => self.deallocate(),
             Home::Metered(meter) => {
                 self.deallocate();
@@ -335,6 +430,7 @@ unsafe impl IoBuf for FixedBuf {
             Home::Block { arena, .. } => unsafe { arena.as_ref() }.registration(),
             // SAFETY: likewise.
             Home::Ring { ring, .. } => unsafe { ring.as_ref() }.registration(),
+            Home::Part(whole) => whole.registration(),
         }
     }
 }
@@ -360,6 +456,28 @@ impl io::Write for FixedBuf {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Its room is what [`remaining`](FixedBuf::remaining) says: it does not grow.
+#[cfg(feature = "bytes")]
+// SAFETY: `chunk_mut` is all the room there is, and `advance_mut` makes as much of it content as its caller initialised.
+unsafe impl bytes::BufMut for FixedBuf {
+    fn remaining_mut(&self) -> usize {
+        self.remaining()
+    }
+
+    fn chunk_mut(&mut self) -> &mut bytes::buf::UninitSlice {
+        self.spare_capacity_mut().into()
+    }
+
+    unsafe fn advance_mut(&mut self, n: usize) {
+        assert!(
+            n <= self.remaining(),
+            "{n} bytes were not written to a buffer with room for {}",
+            self.remaining()
+        );
+        self.len += n;
     }
 }
 
@@ -448,6 +566,72 @@ mod tests {
         let mut buf = FixedBuf::heap(4);
         buf.extend_from_slice(b"ab");
         buf.advance(3);
+    }
+
+    // A part that reached into its neighbour, or came home alone, would mix two owners' bytes.
+    #[test]
+    fn the_parts_of_a_split_buffer_own_their_bytes_and_go_home_together() {
+        let pool = Pool::fixed(64 << 10).expect("64 KiB can be mapped");
+        let sources: [fn(&Pool) -> FixedBuf; 3] =
+            [|pool| pool.alloc(100), |_| FixedBuf::heap(100), |pool| pool.core.heap(100)];
+        for source in sources {
+            let mut middle = source(&pool);
+            let out = pool.stats().blocks_out;
+            middle.extend_from_slice(b"..headmiddletail");
+            middle.advance(2);
+            let mut tail = middle.split_off(10);
+            let mut head = middle.split_to(4);
+            assert_eq!([&head[..], &middle[..], &tail[..]], [&b"head"[..], b"middle", b"tail"]);
+            assert_eq!([head.capacity(), middle.capacity(), tail.capacity()], [4, 6, 88]);
+            for (part, byte) in [(&mut head, 1), (&mut middle, 2), (&mut tail, 3)] {
+                part.clear();
+                part.resize(part.capacity(), byte);
+            }
+            assert_eq!(head.capacity(), 6, "`clear` takes back what `advance` gave up");
+            assert!(head.iter().all(|&byte| byte == 1));
+            assert!(middle.iter().all(|&byte| byte == 2) && tail.iter().all(|&byte| byte == 3));
+            drop(middle);
+            std::thread::spawn(move || drop(head)).join().expect("dropping does not panic");
+            assert_eq!(pool.stats().blocks_out, out, "the tail is still there");
+            assert!(tail.iter().all(|&byte| byte == 3));
+            drop(tail);
+            assert_eq!((pool.stats().blocks_out, pool.stats().heap_bytes), (0, 0));
+        }
+    }
+
+    // A cut at either end must leave a part without room, not one of a foreign byte.
+    #[test]
+    fn a_buffer_can_be_split_at_its_ends() {
+        let mut buf = FixedBuf::heap(4);
+        buf.extend_from_slice(b"ab");
+        let room = buf.split_off(2);
+        assert_eq!((&buf[..], buf.remaining(), room.len(), room.capacity()), (&b"ab"[..], 0, 0, 2));
+        let rest = buf.split_off(2);
+        assert_eq!((buf.len(), rest.capacity()), (2, 0));
+        let nothing = buf.split_to(0);
+        assert_eq!((nothing.capacity(), &buf[..]), (0, &b"ab"[..]));
+        let all = buf.split_to(2);
+        assert_eq!((&all[..], buf.capacity()), (&b"ab"[..], 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "split_off(5) on a buffer of 4 bytes")]
+    fn splitting_past_the_capacity_panics() {
+        let _ = FixedBuf::heap(4).split_off(5);
+    }
+
+    // `BufMut` is how codecs write; a length that it does not keep shows as bytes that were never written.
+    #[cfg(feature = "bytes")]
+    #[test]
+    fn codecs_write_into_it() {
+        use bytes::BufMut;
+
+        let mut buf = FixedBuf::heap(8);
+        buf.put_u16(0x4142);
+        buf.put_slice(b"cd");
+        assert_eq!((&buf[..], buf.remaining_mut()), (&b"ABcd"[..], 4));
+        let frozen = bytes::Bytes::from(buf.freeze().part(1..3));
+        assert_eq!(&frozen[..], b"Bc");
     }
 
     // A log line must not print a client's password.

@@ -10,6 +10,7 @@
 //! | [`FixedBuf`](super::FixedBuf) | yes | yes | when its arena is |
 //! | `Vec<u8>`, `Box<[u8]>`, `Box<[u8; N]>` | yes | yes | no |
 //! | `BytesMut` (feature `bytes`) | yes | yes | no |
+//! | [`SharedBuf`](super::SharedBuf) | yes | no | when its arena is |
 //! | `String`, `Bytes` (feature `bytes`), `Arc<[u8]>`, `Rc<[u8]>` | yes | no | no |
 //! | `&'static [u8]`, `&'static [u8; N]`, `&'static str` | yes | no | no |
 //!

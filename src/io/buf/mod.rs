@@ -22,7 +22,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! In reading order: `io_buf` (the traits), `slice`, `vectored`; `fixed` (the buffer), `pool` (who makes it), `chunks` (how
+//! In reading order: `io_buf` (the traits), `slice`, `vectored`; `fixed` (the buffer), `shared`, `pool` (who makes it), `chunks` (how
 //! a pool grows and shrinks), `waiting` (how one waits for it); `arena` (memory and its life), `buddy` and `slabs` (which of it
 //! is free), `ring` (the part that the kernel picks from), `returns` (how blocks come home from other threads), `bell` (who
 //! is told), `meter` (what came from the heap), `owned` (how one thread keeps books in a shared place).
@@ -38,6 +38,7 @@ mod owned;
 mod pool;
 mod returns;
 mod ring;
+mod shared;
 mod slabs;
 mod slice;
 mod vectored;
@@ -49,6 +50,7 @@ pub use io_buf::{IoBuf, IoBufMut};
 pub use pool::{
     BuddyPool, BufPool, CHUNKS_MAX, HugePages, HybridPool, PoolConfig, PoolConfigError, PoolKind, PoolStats,
 };
+pub use shared::SharedBuf;
 pub use slice::Slice;
 pub use vectored::{IoBufMutVec, IoBufVec};
 pub use waiting::AllocAsync;

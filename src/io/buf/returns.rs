@@ -396,7 +396,11 @@ mod loom_tests {
         };
         if poll(Waker::noop()).is_pending() {
             // A wake that is missed is a deadlock, which loom finds.
-            loom::future::block_on(poll_fn(|cx| poll(cx.waker())));
+            loom::future::block_on(poll_fn(|cx| {
+                // A setter that is late wakes itself until who rings has gone on: between two turns others run.
+                loom::thread::yield_now();
+                poll(cx.waker())
+            }));
         }
         go(&home, 0);
     }
