@@ -753,6 +753,23 @@ impl<B: IoBuf> Future for WriteAll<B> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
+            if let Writing::InFlight(send) = &mut this.step {
+                let (result, rest) = ready!(Pin::new(send).poll(cx));
+                let buf = rest.into_inner();
+                let failed = match result {
+                    Ok(0) => Some(io::ErrorKind::WriteZero.into()),
+                    Ok(sent) => {
+                        this.sent += sent;
+                        None
+                    }
+                    Err(error) => Some(error),
+                };
+                if failed.is_some() || this.sent == buf.io_len() {
+                    this.step = Writing::Finished;
+                    return Poll::Ready((failed.map_or(Ok(()), Err), buf));
+                }
+                this.step = Writing::Start(buf);
+            }
             match mem::replace(&mut this.step, Writing::Finished) {
                 Writing::Start(buf) if this.sent == buf.io_len() => return Poll::Ready((Ok(()), buf)),
                 Writing::Start(buf) => {
@@ -763,21 +780,7 @@ impl<B: IoBuf> Future for WriteAll<B> {
                         net::Send { fd: Rc::clone(&this.socket.fd), buf: rest, flags: libc::MSG_WAITALL };
                     this.step = Writing::InFlight(Op::new(send, &this.socket.driver));
                 }
-                Writing::InFlight(mut send) => {
-                    let Poll::Ready((result, rest)) = Pin::new(&mut send).poll(cx) else {
-                        this.step = Writing::InFlight(send);
-                        return Poll::Pending;
-                    };
-                    let buf = rest.into_inner();
-                    match result {
-                        Ok(0) => return Poll::Ready((Err(io::ErrorKind::WriteZero.into()), buf)),
-                        Ok(sent) => {
-                            this.sent += sent;
-                            this.step = Writing::Start(buf);
-                        }
-                        Err(error) => return Poll::Ready((Err(error), buf)),
-                    }
-                }
+                Writing::InFlight(_) => unreachable!("dealt with above"),
                 Writing::Finished => panic!("{POLLED_AFTER_READY}"),
             }
         }

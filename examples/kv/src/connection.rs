@@ -544,6 +544,10 @@ impl Connection {
     /// Waits until the output that was handed over last has been sent, and keeps receiving meanwhile.
     async fn sent(&mut self) -> std::io::Result<()> {
         let Some(mut write) = self.sending.take() else { return Ok(()) };
+        // The usual case: it was sent long ago. Then nobody needs to be told when, and nothing else to be received.
+        if let Poll::Ready((sent, out)) = Pin::new(&mut write).poll(&mut Context::from_waker(Waker::noop())) {
+            return self.take_back(sent, out);
+        }
         let stream = Rc::clone(&self.client.stream);
         let (sent, out) = loop {
             if self.ended || self.arrived.len() > self.node.config.limits.query_max {

@@ -15,7 +15,8 @@
 //!
 //! 1. It seals everything journalled since the last time into one frame. It runs behind all tasks that are ready, so what
 //!    arrived in the same turn goes along.
-//! 2. It writes the frame, and with `--fsync always` syncs it. What is journalled meanwhile is the next frame.
+//! 2. It writes the frame, with `--fsync always` so that it is synced when it is written. What is journalled meanwhile is the
+//!    next frame.
 //! 3. It wakes those whose [`Ticket`] is covered. A ticket is a position in the stream of records, so "covered" is a
 //!    comparison, and a command that changed nothing still waits for the changes it may have seen.
 //!
@@ -38,7 +39,8 @@
 //! disk: their clients were told. Once the write succeeds, all is as before.
 //!
 //! A *sync* that fails is final: the kernel may have dropped what it could not write, and a later sync would succeed without
-//! it. The shard is read-only until the server starts again, from what is really on the disk.
+//! it. With `always` a write is its own sync, so there any error but a lack of space is final. The shard is read-only until
+//! the server starts again, from what is really on the disk.
 //!
 //! # Stop
 //!
@@ -463,7 +465,8 @@ impl Persist {
         };
         let (upto, len) = (self.sealed.get(), bytes.len() as u64);
         self.meet_room(offset + len).await;
-        let mut bytes = self.write(bytes, offset).await?;
+        let durable = self.opened.fsync() == Fsync::Always;
+        let mut bytes = self.write(bytes, offset, durable).await?;
         self.written.set(upto);
         self.log.borrow_mut().written = Some(seq);
         self.count(|stats| {
@@ -472,7 +475,7 @@ impl Persist {
         });
         self.at(Step::Written);
         match self.opened.fsync() {
-            Fsync::Always => self.sync(self.mark()).await?,
+            Fsync::Always => self.note_synced(&self.mark()),
             Fsync::Everysec => self.sync_in_time(),
             Fsync::No => {}
         }
@@ -484,12 +487,17 @@ impl Persist {
         Ok(bytes)
     }
 
-    /// Writes until it succeeds, and lets everybody know as long as it does not.
-    async fn write(&self, mut bytes: Vec<u8>, offset: u64) -> Result<Vec<u8>, PersistError> {
+    /// Writes until it succeeds, and lets everybody know as long as it does not. If it is to be `durable` too, an error that
+    /// may be the sync's is final.
+    async fn write(&self, mut bytes: Vec<u8>, offset: u64, durable: bool) -> Result<Vec<u8>, PersistError> {
         loop {
             let (file, path) = self.log.borrow().open();
             let written;
-            (written, bytes) = file.write_all_at(bytes, offset).await;
+            (written, bytes) = if durable {
+                file.write_all_durable_at(bytes, offset).await
+            } else {
+                file.write_all_at(bytes, offset).await
+            };
             let Err(error) = written else {
                 let failing = matches!(*self.health.borrow(), Health::Failing(_));
                 if failing {
@@ -498,6 +506,10 @@ impl Persist {
                 }
                 return Ok(bytes);
             };
+            let is_write = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            if durable && !is_write {
+                return Err(self.lose(PersistError::io("write and sync", &path)(error)));
+            }
             let error = PersistError::io("write", &path)(error);
             self.lost()?;
             if let Health::Good = self.health.replace(Health::Failing(error.clone())) {
@@ -538,12 +550,22 @@ impl Persist {
         let synced = mark.file.sync_data().await;
         self.last_sync.set(Instant::now());
         if let Err(error) = synced {
-            let error = PersistError::io("sync", &mark.path)(error);
-            eprintln!("kv: {error}; this shard is read-only until the server starts again");
-            self.health.replace(Health::Lost(error.clone()));
-            self.notify();
-            return Err(error);
+            return Err(self.lose(PersistError::io("sync", &mark.path)(error)));
         }
+        self.note_synced(&mark);
+        Ok(())
+    }
+
+    /// Notes that nothing can be promised any more, and lets everybody know.
+    fn lose(&self, error: PersistError) -> PersistError {
+        eprintln!("kv: {error}; this shard is read-only until the server starts again");
+        self.health.replace(Health::Lost(error.clone()));
+        self.notify();
+        error
+    }
+
+    /// Notes how far the current log is safe.
+    fn note_synced(&self, mark: &Mark) {
         self.count(|stats| stats.syncs += 1);
         self.synced.set(self.synced.get().max(mark.upto));
         let mut log = self.log.borrow_mut();
@@ -554,7 +576,6 @@ impl Persist {
         }
         drop(log);
         self.at(Step::Synced);
-        Ok(())
     }
 
     /// Sees to it that what has been written is synced a second after the last sync.
@@ -596,7 +617,8 @@ impl Persist {
         let zeros = &ZEROS[..usize::try_from(to - from).expect("at most ROOM")];
         let persist = Rc::clone(self);
         let task = spawn_local(async move {
-            let (filled, _) = file.write_all_at(zeros, from).await;
+            // Durable: a sync of a frame is of the frame's bytes alone, and would find its blocks unallocated still.
+            let (filled, _) = file.write_all_durable_at(zeros, from).await;
             let mut log = persist.log.borrow_mut();
             if log.name.generation == generation {
                 log.room = to;

@@ -476,9 +476,18 @@ impl DriverHandle {
         drop(before);
     }
 
-    /// Takes the next item of a multishot operation.
-    pub(crate) fn pop_item(&self, token: Token) -> Option<Completion> {
-        self.0.core.borrow_mut().slab.pop_item(token)
+    /// Takes the next item of a multishot operation, or the terminal answer, with which its operation comes.
+    pub(crate) fn take_next<T: Operation>(&self, token: Token) -> Option<(Option<T>, Completion)> {
+        let core = &mut *self.0.core.borrow_mut();
+        if let Some(item) = core.slab.pop_item(token) {
+            return Some((None, item));
+        }
+        if !core.slab.is_done(token) {
+            return None;
+        }
+        let (operation, completion) =
+            on_backend!(&core.backend, driver => take_from(driver, &mut core.slab, token));
+        Some((Some(operation), completion))
     }
 
     /// Items of a multishot operation that wait.

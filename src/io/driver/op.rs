@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::waiter::Waiter;
 use super::{Completion, DriverHandle, Operation, Token, WeakDriver};
@@ -132,6 +132,16 @@ impl<T: Operation> Future for Op<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T::Output> {
         let this = &mut *self;
+        // The usual case first, and without moving the state: it has room for the whole operation.
+        if let State::Submitted(token) = this.state {
+            let driver = this.driver.upgrade().expect(ENDED);
+            let (operation, mut completion) = ready!(driver.poll_op::<T>(token, cx));
+            this.state = State::Finished;
+            if this.timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
+                completion.result = Err(io::ErrorKind::TimedOut.into());
+            }
+            return Poll::Ready(operation.into_output(completion));
+        }
         match std::mem::replace(&mut this.state, State::Finished) {
             State::Unsubmitted(operation) => match this.driver.submit(operation, false, Waiter::of(cx)) {
                 Ok(token) => {
@@ -140,19 +150,8 @@ impl<T: Operation> Future for Op<T> {
                 }
                 Err((operation, error)) => Poll::Ready(operation.into_output(Completion::failed(error))),
             },
-            State::Submitted(token) => match this.driver.upgrade().expect(ENDED).poll_op::<T>(token, cx) {
-                Poll::Pending => {
-                    this.state = State::Submitted(token);
-                    Poll::Pending
-                }
-                Poll::Ready((operation, mut completion)) => {
-                    if this.timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
-                        completion.result = Err(io::ErrorKind::TimedOut.into());
-                    }
-                    Poll::Ready(operation.into_output(completion))
-                }
-            },
             State::Refused(operation, error) => Poll::Ready(operation.into_output(Completion::failed(error))),
+            State::Submitted(_) => unreachable!("looked at above"),
             State::Finished => panic!("`Op` polled after it was ready"),
         }
     }
@@ -214,13 +213,10 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
             State::Unsubmitted(_) | State::Refused(..) => None,
             State::Finished => Some(None),
             State::Submitted(token) => {
-                let driver = self.driver.upgrade().expect(ENDED);
-                if let Some(item) = driver.pop_item(token) {
-                    return Some(Some(T::into_item(item)));
+                let (operation, completion) = self.driver.upgrade().expect(ENDED).take_next::<T>(token)?;
+                if operation.is_some() {
+                    self.state = State::Finished;
                 }
-                let (operation, completion) = driver.take_if_done::<T>(token)?;
-                self.state = State::Finished;
-                drop(operation);
                 Some(Some(T::into_item(completion)))
             }
         }

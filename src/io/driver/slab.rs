@@ -247,45 +247,44 @@ impl StableSlab {
             return;
         };
         let terminal = !completion.more;
-        let mut overfull = false;
-        match std::mem::replace(&mut head.state, State::Abandoned) {
-            State::Queued | State::Armed if terminal => head.state = State::Done(completion),
-            State::Queued | State::Armed if head.multishot => {
-                head.state = State::Armed;
+        if let State::Queued | State::Armed = head.state {
+            // The usual case: an answer that somebody waits for.
+            let mut overfull = false;
+            if terminal {
+                head.state = State::Done(completion);
+            } else if head.multishot {
                 head.items.push_back(completion);
                 overfull = head.items.len() == head.items_max;
-            }
-            State::Queued | State::Armed => {
+            } else {
                 head.state = State::Answered(completion);
                 return;
             }
+            let waiter = head.waiter.take();
+            self.in_flight -= usize::from(terminal);
+            self.notices.extend(waiter.map(Notice::Wake));
+            self.overfull.extend(overfull.then_some(token));
+            return;
+        }
+        match std::mem::replace(&mut head.state, State::Abandoned) {
             State::Answered(first) if terminal => {
                 // The second stage says only that the kernel has let go of the buffer.
                 head.state = State::Done(Completion { more: false, ..first });
+                let waiter = head.waiter.take();
+                self.in_flight -= 1;
+                self.notices.extend(waiter.map(Notice::Wake));
             }
             State::Abandoned if terminal => {
                 head.state = State::Done(completion);
                 self.in_flight -= 1;
                 self.notices.push(Notice::Release(token));
-                return;
             }
-            State::Abandoned => {
-                self.notices.push(Notice::Discard(completion));
-                return;
-            }
-            state @ (State::Answered(_) | State::Done(_) | State::Free { .. }) => {
+            State::Abandoned => self.notices.push(Notice::Discard(completion)),
+            state => {
                 head.state = state;
                 self.stale += 1;
                 self.notices.push(Notice::Discard(completion));
-                return;
             }
         }
-        let waiter = head.waiter.take();
-        if terminal {
-            self.in_flight -= 1;
-        }
-        self.notices.extend(waiter.map(Notice::Wake));
-        self.overfull.extend(overfull.then_some(token));
     }
 
     /// Takes the next multishot operation that had as many items waiting as it may when it was last answered, and has them

@@ -33,6 +33,8 @@ pub struct WriteAt<B> {
     pub(crate) fd: SharedDescriptor,
     pub(crate) buf: B,
     pub(crate) offset: u64,
+    /// Whether the answer comes only when what was written is durable, as after `fdatasync`.
+    pub(crate) durable: bool,
 }
 
 /// Reads at an offset into several buffers, one after the other.

@@ -384,19 +384,33 @@ async fn a_disk_that_is_full_acknowledges_nothing_and_recovers() {
     }
 }
 
-// What could go wrong: the sync after a failed one succeeds, and what the kernel dropped meanwhile is acknowledged.
+// What could go wrong: the write after one whose sync may have failed succeeds, and what the kernel dropped meanwhile is
+// acknowledged.
 #[veloq::test]
-async fn a_sync_that_failed_is_never_forgiven() {
+async fn a_durable_write_that_failed_is_never_forgiven() {
     let dir = temp();
     let rig = Rig::open(dir.path(), 1, Fsync::Always).await.expect("empty");
     let persist = Rc::clone(&rig.shards[0].1);
-    // It takes every write, and cannot be synced.
-    let null = File::options().write(true).open("/dev/null").await.expect("every Unix has it");
-    let file = std::mem::replace(&mut persist.log.borrow_mut().file, Rc::new(null));
+    // It fails with something else than a lack of space, which therefore may be the sync's.
+    let unwritable = File::open("/dev/null").await.expect("every Unix has it");
+    let file = std::mem::replace(&mut persist.log.borrow_mut().file, Rc::new(unwritable));
     rig.put("key", "value").await.expect_err("it is not on the disk");
     persist.log.borrow_mut().file = file;
     rig.put("key", "value").await.expect_err("not any more");
     persist.stop().await.expect_err("and it is said at the end");
+}
+
+// What could go wrong: the last sync fails, and the server ends as if all were well.
+#[veloq::test]
+async fn a_sync_that_failed_is_said_at_the_end() {
+    let dir = temp();
+    let rig = Rig::open(dir.path(), 1, Fsync::No).await.expect("empty");
+    let persist = Rc::clone(&rig.shards[0].1);
+    // It takes every write, and cannot be synced.
+    let null = File::options().write(true).open("/dev/null").await.expect("every Unix has it");
+    persist.log.borrow_mut().file = Rc::new(null);
+    rig.put("key", "value").await.expect("nobody asked for a sync");
+    persist.stop().await.expect_err("it is synced at the end");
 }
 
 // What could go wrong: with a slow disk and no sync to wait for, clients fill the memory with what is to be written.

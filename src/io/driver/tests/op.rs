@@ -129,7 +129,7 @@ fn a_thousand_unordered_reads_of_a_file_each_get_their_own_bytes() {
     let rig = Rig::uring(&config);
     let file = Rc::new(Descriptor::Os(tempfile::tempfile().expect("a temporary file").into()));
     let numbers: Vec<u8> = (0u32..1000).flat_map(u32::to_le_bytes).collect();
-    let write = WriteAt { fd: Rc::clone(&file), buf: numbers, offset: 0 };
+    let write = WriteAt { fd: Rc::clone(&file), buf: numbers, offset: 0, durable: false };
     assert_eq!(rig.run(rig.op(write)).0.expect("a fresh file"), 4000);
     rig.run(async {
         let mut reads: FuturesUnordered<_> = (0u32..1000)

@@ -110,7 +110,7 @@ fn start_all(rig: &Rig, yard: &Graveyard, flight: &mut InFlight) -> Vec<SharedDe
     flight.start(rig, ReadVectoredAt { fd: Rc::clone(&reader), bufs: vec![buf(), buf()], offset: 0 });
     let file = os(tempfile::tempfile().expect("a temporary file"));
     flight.start(rig, Allocate { fd: Rc::clone(&file), mode: 0, offset: 0, len: 1 << 16 });
-    flight.start(rig, WriteAt { fd: Rc::clone(&file), buf: yard.buf(1 << 13), offset: 0 });
+    flight.start(rig, WriteAt { fd: Rc::clone(&file), buf: yard.buf(1 << 13), offset: 0, durable: false });
     flight.start(rig, WriteVectoredAt { fd: Rc::clone(&file), bufs: vec![buf(), buf()], offset: 0 });
     flight.start(rig, ReadAt { fd: Rc::clone(&file), buf: yard.buf(1 << 13), offset: 0 });
     flight.start(rig, Sync { fd: Rc::clone(&file), data_only: true });

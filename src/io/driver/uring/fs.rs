@@ -60,13 +60,14 @@ unsafe impl<B: IoBuf> PlatformOp<UringDriver> for WriteAt<B> {
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
         let (address, len) = (self.buf.io_ptr(), transfer_len(self.buf.io_len()));
         let target = driver.target(&self.fd)?;
+        let flags = if self.durable { libc::RWF_DSYNC } else { 0 };
         Ok(match driver.fixed_index(self.buf.registration()) {
             Some(index) => on_target!(target, fd => {
-                opcode::WriteFixed::new(fd, address, len, index).offset(self.offset).build()
+                opcode::WriteFixed::new(fd, address, len, index).offset(self.offset).rw_flags(flags).build()
             }),
-            None => {
-                on_target!(target, fd => opcode::Write::new(fd, address, len).offset(self.offset).build())
-            }
+            None => on_target!(target, fd => {
+                opcode::Write::new(fd, address, len).offset(self.offset).rw_flags(flags).build()
+            }),
         })
     }
 }
