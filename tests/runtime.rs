@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use veloq::runtime::{Builder, Handle, Sharded};
+use veloq::runtime::{Builder, Handle};
 use veloq::time::sleep;
 use veloq::{WorkerId, current_worker, spawn_local, spawn_to, workers};
 
@@ -144,48 +144,4 @@ fn a_panic_ends_its_task_and_nothing_else() {
 #[should_panic(expected = "as planned")]
 fn a_panic_of_the_main_future_is_the_callers() {
     runtime(2).block_on(async { panic!("as planned") });
-}
-
-/// Every call reaches its own instance; after the stop every call is refused.
-#[test]
-fn a_service_has_one_instance_on_each_worker() {
-    runtime(3).block_on(async {
-        let service =
-            Sharded::start(async |worker: WorkerId| Ok::<_, std::io::Error>((worker, Cell::new(0))))
-                .await
-                .expect("the factory does not fail");
-        for worker in workers() {
-            for expected in 1..=10 {
-                let (id, count) = service
-                    .on(worker, async |instance: &(WorkerId, Cell<i32>)| {
-                        instance.1.set(instance.1.get() + 1);
-                        (instance.0, instance.1.get())
-                    })
-                    .await
-                    .expect("it is not stopped");
-                assert_eq!((id, count), (worker, expected));
-            }
-        }
-        service.stop(Duration::from_secs(1)).await.expect("no call is in flight");
-        assert!(service.local().is_err());
-        assert!(service.on(WorkerId::new(1), async |_| ()).await.is_err());
-    });
-}
-
-/// If one instance cannot start, those that did must be dropped, and the error be the factory's.
-#[test]
-fn a_service_that_cannot_start_is_rolled_back() {
-    let alive = std::sync::Arc::new(());
-    let kept = alive.clone();
-    let error = runtime(3).block_on(async move {
-        Sharded::start(
-            async move |worker: WorkerId| {
-                if worker == WorkerId::new(1) { Err("no room") } else { Ok(alive.clone()) }
-            },
-        )
-        .await
-        .expect_err("one factory fails")
-    });
-    assert_eq!(error, "no room");
-    assert_eq!(std::sync::Arc::strong_count(&kept), 1);
 }

@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -34,8 +34,8 @@ pub(crate) struct Parts {
     pub(crate) driver: DriverHandle,
     pub(crate) pool: Pool,
     pub(crate) links: RefCell<Links>,
-    /// This worker's instances of services, by the service's number.
-    pub(crate) instances: RefCell<HashMap<u64, Rc<dyn Any>>>,
+    /// What this worker has of services, by the service's number, which grows.
+    pub(crate) instances: RefCell<BTreeMap<u64, Rc<dyn Any>>>,
     pub(crate) turns: Cell<u64>,
     pub(crate) parks: Cell<u64>,
     pub(crate) timers_fired: Cell<u64>,

@@ -65,6 +65,6 @@ pub use placement::{Placement, PlacementError, Seat};
 #[cfg(not(loom))]
 pub use runtime::Runtime;
 #[cfg(not(loom))]
-pub use sharded::{CallError, Instance, Sharded, Unfinished};
+pub use sharded::{CallError, Instance, Sharded, StopError, Unfinished};
 #[cfg(not(loom))]
 pub use worker_id::{WORKERS_MAX, WorkerId};

@@ -5,28 +5,45 @@
 //! travels between workers is the call: a closure that is `Send`, and its result.
 //!
 //! ```text
-//! start: factory runs on every worker ─▶ all Ok? open ─▶ calls ─▶ stop: all gates closed
-//!            └─ an error: those that started are dropped, last first          └▶ calls in flight end, or the deadline
-//!                                                                             └▶ instances dropped, last worker first
+//! start: the factory runs on every worker ─▶ all Ok? open ─▶ calls ─▶ stop: every gate closed
+//!            └─ an error: those that started                           └▶ calls in flight end, or the deadline passes
+//!               are dropped, last worker first                           └▶ instances stopped, last worker first
 //! ```
 //!
-//! **The gate.** A call enters through its instance's gate, which counts it. Stopping closes every gate first, so that no
-//! instance is called by another one's last calls after it has gone; then it waits for the calls in flight, worker by
-//! worker in reverse order, and drops the instances. All of this is plain memory of the worker.
+//! **The gate.** A call enters its instance through a [`Gate`], which counts it. Stopping closes all gates first, on every
+//! worker, so that no new call can reach an instance while another one is being taken away.
+//!
+//! **Calls made by calls.** What a call in flight calls belongs to it, and a gate that is closed to everybody else lets it in: else
+//! a call that had reached the first of three instances could not finish. The runtime knows by the call's *line*: the numbers
+//! of the services whose calls it is part of, outermost first. It is a task-local, in place while the call is polled, and it
+//! goes along when the call calls on another worker. A task that a call spawns is not part of the call.
+//!
+//! **When is the last call over?** An instance that is idle may yet be called by a call that is in flight elsewhere, and that one
+//! by a third which has given it up and ended (dropping the future of a call does not end it on another worker). So stopping
+//! asks in rounds: every worker says, once it is idle, how many calls have ever entered there. When two rounds after one another
+//! hear the same sum, then no call entered any instance between a worker's two answers, and it was idle at both, so it was idle all
+//! the while. All these spans contain the moment between the two rounds. At that moment every instance was idle, and
+//! only a call in flight can let another one in: the last call is over. (One that was given up may still be on its way. It finds
+//! the service stopped, and nobody waits for it.)
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::context::Context;
-use super::task::{JoinError, JoinHandle};
+use super::gate::{Gate, GatePass};
+use super::task::{JoinError, JoinHandle, Label};
+use super::task_local::TaskLocal;
 use super::timer::{Timer, Timers};
 use super::worker_id::WorkerId;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -40,9 +57,10 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
 /// let counters = Sharded::start(async |_worker| Ok::<_, std::io::Error>(Cell::new(0))).await?;
 /// for worker in veloq::workers() {
-///     counters.on(worker, async |count| count.set(count.get() + 1)).await.expect("it is not stopped");
+///     counters.on(worker, async |count| count.set(count.get() + 1)).await?;
 /// }
-/// assert_eq!(counters.local().expect("it is not stopped").get(), 1);
+/// assert_eq!(counters.local()?.get(), 1);
+/// assert_eq!(counters.map_reduce(async |count| count.get(), 0, |sum, count| sum + count).await?, 2);
 /// counters.stop(std::time::Duration::from_secs(1)).await.expect("no call is in flight");
 /// # Ok::<(), std::io::Error>(())
 /// # })?;
@@ -63,45 +81,54 @@ impl<S> Clone for Sharded<S> {
 /// The number of the next service of this process.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(0);
 
+thread_local! {
+    static LINE: RefCell<Option<Line>> = const { RefCell::new(None) };
+}
+
+/// The line of the call that is being polled.
+static CALL: TaskLocal<Line> = TaskLocal::new(&LINE);
+
+/// The services whose calls a call is part of, each once, outermost first.
+type Line = Rc<[u64]>;
+
 impl<S: 'static> Sharded<S> {
     /// Makes an instance on every worker, all at the same time.
     ///
+    /// A service that is not [stopped](Sharded::stop) is dropped when the runtime ends: on each worker by itself, and services
+    /// that were started later before those started earlier.
+    ///
     /// # Errors
     ///
-    /// The first error that the factory returned; instances that had started are dropped before, last worker first.
+    /// The first error that the factory returned, by worker; instances that had started are dropped before, last worker first.
     ///
     /// # Panics
     ///
     /// If the factory panics, with its payload; if no worker runs on this thread.
     pub async fn start<F, E>(factory: F) -> Result<Sharded<S>, E>
     where
-        F: AsyncFn(WorkerId) -> Result<S, E> + Clone + Send + 'static,
+        F: AsyncFnOnce(WorkerId) -> Result<S, E> + Clone + Send + 'static,
         E: Send + 'static,
     {
         let workers = Context::current().shared.workers();
         let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
         let service = Sharded { key, workers, _instances: PhantomData };
-        let starts: Vec<JoinHandle<Result<(), E>>> = service
-            .ids()
-            .map(|worker| {
-                let factory = factory.clone();
-                Context::current().spawn_to(worker, async move || {
-                    let instance = Kept::new(factory(worker).await?);
-                    Context::current().instances.borrow_mut().insert(key, instance);
-                    Ok(())
-                })
-            })
-            .collect();
+        let starts = service.on_workers(async move || {
+            let instance = factory(Context::current().id).await?;
+            let shard = Rc::new(Shard::new(key, instance));
+            Context::current().instances.borrow_mut().insert(key, shard);
+            Ok(())
+        });
         let mut failed = None;
-        for start in starts {
-            match start.await {
+        for start in starts.await {
+            match start {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failed = failed.or(Some(Ok(error))),
                 Err(error) => failed = failed.or(Some(Err(error))),
             }
         }
         let Some(failed) = failed else { return Ok(service) };
-        service.drop_instances(Duration::ZERO).await;
+        // Nobody else knows the service, so no call can be in flight.
+        let _no_calls = service.stop(Duration::ZERO).await;
         match failed {
             Ok(error) => Err(error),
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
@@ -113,31 +140,101 @@ impl<S: 'static> Sharded<S> {
     /// Calls the instance of a worker, there. On this worker the call runs in the caller's own task; on another it is a
     /// task of that worker, and the closure goes over the mesh. Waits first if too many messages wait for that worker.
     ///
-    /// Dropping the future before it is ready does not stop a call that is on its way.
+    /// Dropping the future before it is ready ends a call on this worker. It does not stop a call that is on its way to another.
+    ///
+    /// While the service [stops](Sharded::stop), only calls that are made inside of a call of this same service are let in, on
+    /// whichever worker.
     ///
     /// # Errors
     ///
-    /// [`CallError::Stopped`] if the service has been stopped, [`CallError::Panicked`] if the call panics on another
-    /// worker.
+    /// [`CallError::Stopped`] if the service has been stopped, [`CallError::Panicked`] if the call panics, on this worker or
+    /// another.
     ///
     /// # Panics
     ///
     /// If no worker runs on this thread, or there is no such worker.
-    pub async fn on<F, R>(&self, worker: WorkerId, call: F) -> Result<R, CallError>
+    #[track_caller]
+    pub fn on<F, R>(&self, worker: WorkerId, call: F) -> impl Future<Output = Result<R, CallError>>
     where
         F: AsyncFnOnce(&S) -> R + Send + 'static,
         R: Send + 'static,
     {
-        let context = Context::current();
-        if worker == context.id {
-            return Ok(call(&*self.local()?).await);
+        let label = Label::here();
+        async move {
+            let line = CALL.try_with(Rc::clone).ok();
+            if worker == Context::current().id {
+                return self.call_here(line, call).await;
+            }
+            answer(self.send(label, worker, line, call).await).await
         }
-        context.room_to_send(worker).await;
-        let service = self.clone();
-        let answer =
-            Context::current().spawn_to(worker, async move || Ok(call(&*service.local()?).await)).await;
-        answer
-            .map_err(|error| if error.is_panic() { CallError::Panicked(error) } else { CallError::Stopped })?
+    }
+
+    /// Calls every instance at the same time, as [`on`](Sharded::on) does. The results are in the order of the workers.
+    ///
+    /// # Errors
+    ///
+    /// The first error in the order of the workers, when all calls have ended.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn on_all<F, R>(&self, call: F) -> impl Future<Output = Result<Vec<R>, CallError>>
+    where
+        F: AsyncFnOnce(&S) -> R + Clone + Send + 'static,
+        R: Send + 'static,
+    {
+        let label = Label::here();
+        async move {
+            let here = Context::current().id;
+            let line = CALL.try_with(Rc::clone).ok();
+            let mut others = Vec::with_capacity(self.workers);
+            for worker in self.ids().filter(|worker| *worker != here) {
+                others.push(self.send(label.clone(), worker, line.clone(), call.clone()).await);
+            }
+            let mut results = Vec::with_capacity(self.workers);
+            let ours = self.call_here(line, call).await;
+            for other in others {
+                results.push(answer(other).await);
+            }
+            results.insert(here.index(), ours);
+            results.into_iter().collect()
+        }
+    }
+
+    /// Calls every instance at the same time, and folds the results in the order of the workers.
+    ///
+    /// ```
+    /// # use veloq::runtime::Sharded;
+    /// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
+    /// let shards = Sharded::start(async |worker| Ok::<_, std::io::Error>(worker.index() as u64 + 1)).await?;
+    /// let total = shards.map_reduce(async |shard| *shard * 10, 0, |sum, part| sum + part).await?;
+    /// assert_eq!(total, 30);
+    /// # Ok::<(), std::io::Error>(())
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`on_all`](Sharded::on_all); nothing is folded then.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn map_reduce<F, R, A>(
+        &self,
+        map: F,
+        init: A,
+        reduce: impl FnMut(A, R) -> A,
+    ) -> impl Future<Output = Result<A, CallError>>
+    where
+        F: AsyncFnOnce(&S) -> R + Clone + Send + 'static,
+        R: Send + 'static,
+    {
+        let parts = self.on_all(map);
+        async move { Ok(parts.await?.into_iter().fold(init, reduce)) }
     }
 
     /// This worker's instance, to be used here. It counts as a call in flight until it is dropped.
@@ -150,57 +247,187 @@ impl<S: 'static> Sharded<S> {
     ///
     /// If no worker runs on this thread.
     pub fn local(&self) -> Result<Instance<S>, CallError> {
-        let context = Context::current();
-        let instances = context.instances.borrow();
-        let instance = instances.get(&self.key).ok_or(CallError::Stopped)?;
-        let kept = Rc::clone(instance)
-            .downcast::<Kept<S>>()
-            .expect("a service's number names instances of its type");
-        kept.enter().ok_or(CallError::Stopped)
+        let within = CALL.try_with(|line| line.contains(&self.key)).unwrap_or(false);
+        Shard::find(self.key).and_then(|shard| shard.enter(within)).ok_or(CallError::Stopped)
     }
 
-    /// Stops the service: from here on every call is refused. Calls in flight may finish until `patience` has passed;
-    /// then the instances are dropped, last worker first, each on its worker. An instance that is still in use then is
-    /// dropped by its last call.
+    /// Stops the service: from here on every new call is refused. Calls in flight, and what they call of this service, may
+    /// finish until `patience` has passed; then the instances are dropped, last worker first, each on its worker. An instance
+    /// that is still in use then is dropped by its last call.
+    ///
+    /// Two stops at the same time share the work: each instance is stopped by the one that reaches it first, and both wait for
+    /// it. If the future is dropped, the gates stay closed, and the instances that it has not reached stay until another stop
+    /// or the end of the runtime.
     ///
     /// # Errors
     ///
     /// [`Unfinished`] if calls were in flight when the time was up.
+    ///
+    /// # Panics
+    ///
+    /// If the destructor of an instance panics, with its payload, when all have been stopped. If no worker runs on this
+    /// thread.
     pub async fn stop(&self, patience: Duration) -> Result<(), Unfinished> {
-        let key = self.key;
-        for worker in self.ids() {
-            let closed = Context::current().spawn_to(worker, async move || {
-                if let Some(gate) = Kept::<S>::find(key) {
-                    gate.open.set(false);
-                }
-            });
-            drop(closed.await);
-        }
-        match self.drop_instances(patience).await {
-            0 => Ok(()),
-            calls => Err(Unfinished { calls }),
+        match self.stop_with(patience, async |_instance| Ok::<(), Infallible>(())).await {
+            Ok(()) => Ok(()),
+            Err(StopError::Unfinished(unfinished)) => Err(unfinished),
         }
     }
 
-    /// Takes every instance away, last worker first, when its calls have ended or the time is up. Counts those that had
-    /// not.
-    async fn drop_instances(&self, patience: Duration) -> usize {
+    /// Stops the service as [`stop`](Sharded::stop) does, and gives each instance to `stop`, which can do what a destructor
+    /// cannot: await. One after the other, last worker first, each on its worker; all of them, also when one fails.
+    ///
+    /// `patience` is for calls in flight. An instance that is in use even so is not given to `stop`. How long that may take is
+    /// its own business.
+    ///
+    /// ```
+    /// # use std::{io, time::Duration};
+    /// # use veloq::{fs::File, runtime::Sharded};
+    /// # async fn close(files: Sharded<File>) -> io::Result<()> {
+    /// files.stop_with(Duration::from_secs(5), async |file: File| {
+    ///     file.sync_all().await?;
+    ///     file.close().await
+    /// })
+    /// .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StopError::Failed`] with the first error of `stop`; else [`StopError::Unfinished`] if calls were in flight when the
+    /// time was up.
+    ///
+    /// # Panics
+    ///
+    /// If `stop` or the destructor of an instance panics, with its payload, when all have been stopped. If no worker runs on
+    /// this thread.
+    pub async fn stop_with<F, E>(&self, patience: Duration, stop: F) -> Result<(), StopError<E>>
+    where
+        F: AsyncFnOnce(S) -> Result<(), E> + Clone + Send + 'static,
+        E: Send + 'static,
+    {
         let key = self.key;
-        let mut unfinished = 0;
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = Timers::current().now().saturating_add(patience_ns);
+        self.on_workers(async move || {
+            if let Some(shard) = Shard::<S>::find(key) {
+                let _closed = shard.gate.close();
+            }
+        })
+        .await;
+        self.idle_until(deadline_ns).await;
+        let (mut calls, mut failed, mut panic) = (0, None, None);
         for worker in self.ids().rev() {
-            let dropped = Context::current().spawn_to(worker, async move || {
-                let Some(kept) = Kept::<S>::find(key) else { return 0 };
-                kept.open.set(false);
-                kept.idle_until(deadline_ns).await;
-                let instance = Context::current().instances.borrow_mut().remove(&key);
-                drop(instance);
-                kept.calls.get()
-            });
-            unfinished += dropped.await.unwrap_or(0);
+            let stop = stop.clone();
+            let departed =
+                self.spawn_to(Label::here(), worker, async move || Shard::<S>::depart(key, stop).await).await;
+            match departed.await {
+                Ok(Departed::Stopped(Ok(()))) => {}
+                Ok(Departed::Stopped(Err(error))) => failed = failed.or(Some(error)),
+                Ok(Departed::InUse(by)) => calls += by,
+                Err(error) if error.is_panic() => panic = panic.or(Some(error)),
+                // The runtime is ending, and drops the instances itself.
+                Err(_) => {}
+            }
         }
-        unfinished
+        match (panic, failed, calls) {
+            (Some(panic), ..) => resume_unwind(panic.into_panic()),
+            (None, Some(error), _) => Err(StopError::Failed(error)),
+            (None, None, 0) => Ok(()),
+            (None, None, calls) => Err(StopError::Unfinished(Unfinished { calls })),
+        }
+    }
+
+    /// Waits until the last call is over, or the deadline. See *When is the last call over?* above.
+    async fn idle_until(&self, deadline_ns: u64) {
+        let key = self.key;
+        let mut before = None;
+        loop {
+            let round = self.on_workers(async move || {
+                let Some(shard) = Shard::<S>::find(key) else { return 0 };
+                shard.idle_until(deadline_ns).await;
+                shard.entered.get()
+            });
+            let entered: u64 = round.await.into_iter().map(|entered| entered.unwrap_or(0)).sum();
+            if before == Some(entered) || Timers::current().now() >= deadline_ns {
+                return;
+            }
+            before = Some(entered);
+        }
+    }
+
+    /// Runs a call of this worker's instance, in the task that is being polled.
+    async fn call_here<F, R>(&self, line: Option<Line>, call: F) -> Result<R, CallError>
+    where
+        F: AsyncFnOnce(&S) -> R,
+    {
+        let within = line.as_ref().is_some_and(|line| line.contains(&self.key));
+        let shard = Shard::<S>::find(self.key).ok_or(CallError::Stopped)?;
+        let instance = shard.enter(within).ok_or(CallError::Stopped)?;
+        let line = match line {
+            None => Rc::clone(&shard.line),
+            Some(line) if within => line,
+            Some(line) => line.iter().copied().chain([self.key]).collect(),
+        };
+        drop(shard);
+        let mut call = pin!(CALL.scope(line, call(&instance)));
+        // The same call gives the same error on each worker. What it leaves half done is the service's own, as on another worker.
+        poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(payload) => match JoinError::of_running(payload) {
+                Ok(error) => Poll::Ready(Err(CallError::Panicked(error))),
+                Err(payload) => resume_unwind(payload),
+            },
+        })
+        .await
+    }
+
+    /// Sends a call to another worker, when there is room for it.
+    async fn send<F, R>(
+        &self,
+        label: Label,
+        worker: WorkerId,
+        line: Option<Line>,
+        call: F,
+    ) -> JoinHandle<Result<R, CallError>>
+    where
+        F: AsyncFnOnce(&S) -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let service = self.clone();
+        // Few calls are made by calls, and only they pay for it.
+        let line: Option<Box<[u64]>> = line.map(|line| Box::from(&*line));
+        self.spawn_to(label, worker, async move || service.call_here(line.map(Rc::from), call).await).await
+    }
+
+    /// Runs `work` on every worker at the same time, and waits for all.
+    async fn on_workers<F, R>(&self, work: F) -> Vec<Result<R, JoinError>>
+    where
+        F: AsyncFnOnce() -> R + Clone + Send + 'static,
+        R: Send + 'static,
+    {
+        let mut tasks = Vec::with_capacity(self.workers);
+        for worker in self.ids() {
+            let work = work.clone();
+            tasks.push(self.spawn_to(Label::here(), worker, async move || work().await).await);
+        }
+        let mut results = Vec::with_capacity(self.workers);
+        for task in tasks {
+            results.push(task.await);
+        }
+        results
+    }
+
+    /// Runs `work` on a worker, when there is room to send it there.
+    async fn spawn_to<F, Fut>(&self, label: Label, worker: WorkerId, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        Context::current().room_to_send(worker).await;
+        Context::current().spawn_to_as(label, worker, work)
     }
 
     fn ids(&self) -> impl DoubleEndedIterator<Item = WorkerId> + use<S> {
@@ -217,78 +444,119 @@ impl<S> fmt::Debug for Sharded<S> {
     }
 }
 
-/// One worker's instance, with its gate.
-struct Kept<S> {
-    service: S,
-    open: Cell<bool>,
-    calls: Cell<usize>,
-    /// Who waits for the last call to end.
-    idle: RefCell<Option<Waker>>,
+/// What came of a call that was sent.
+async fn answer<R>(call: JoinHandle<Result<R, CallError>>) -> Result<R, CallError> {
+    match call.await {
+        Ok(answer) => answer,
+        Err(error) if error.is_panic() => Err(CallError::Panicked(error)),
+        Err(_) => Err(CallError::Stopped),
+    }
 }
 
-impl<S: 'static> Kept<S> {
-    fn new(service: S) -> Rc<Kept<S>> {
-        Rc::new(Kept { service, open: Cell::new(true), calls: Cell::new(0), idle: RefCell::new(None) })
-    }
+/// What one worker keeps of a service.
+struct Shard<S> {
+    /// The instance, until it is taken away. Calls hold it as well.
+    service: RefCell<Option<Rc<S>>>,
+    gate: Gate,
+    /// Calls that have entered, ever.
+    entered: Cell<u64>,
+    /// Whoever takes the instance away is inside; who comes to do the same waits here.
+    departure: Gate,
+    /// The line of a call that is part of no other.
+    line: Line,
+}
 
-    /// This worker's instance of the service with that number.
-    fn find(key: u64) -> Option<Rc<Kept<S>>> {
-        let instance = Context::current().instances.borrow().get(&key).cloned()?;
-        Some(instance.downcast::<Kept<S>>().expect("a service's number names instances of its type"))
-    }
+/// What came of taking an instance away.
+enum Departed<E> {
+    /// It was stopped, now or by another stop.
+    Stopped(Result<(), E>),
+    /// It is left to so many calls.
+    InUse(usize),
+}
 
-    /// A call, if the gate is open.
-    fn enter(self: Rc<Self>) -> Option<Instance<S>> {
-        if !self.open.get() {
-            return None;
+impl<S: 'static> Shard<S> {
+    fn new(key: u64, service: S) -> Shard<S> {
+        Shard {
+            service: RefCell::new(Some(Rc::new(service))),
+            gate: Gate::new(),
+            entered: Cell::new(0),
+            departure: Gate::new(),
+            line: Rc::new([key]),
         }
-        self.calls.set(self.calls.get() + 1);
-        Some(Instance { kept: self })
     }
 
-    /// Ready when no call is in flight, or the clock has reached the deadline.
+    /// What this worker keeps of the service with that number.
+    fn find(key: u64) -> Option<Rc<Shard<S>>> {
+        let shard: Rc<dyn Any> = Context::current().instances.borrow().get(&key).cloned()?;
+        Some(shard.downcast::<Shard<S>>().expect("a service's number names instances of its type"))
+    }
+
+    /// The instance with a call in it, if there is one and the gate is open, or the call is `within` one that is in flight.
+    fn enter(&self, within: bool) -> Option<Instance<S>> {
+        let pass = if within { self.gate.admit() } else { self.gate.enter().ok()? };
+        let service = self.service.borrow().clone()?;
+        self.entered.set(self.entered.get() + 1);
+        Some(Instance { service, _pass: pass })
+    }
+
+    /// Ready when no call is in flight here, or the clock has reached the deadline.
     async fn idle_until(&self, deadline_ns: u64) {
-        let mut deadline = Timer::at(deadline_ns);
-        poll_fn(|cx| {
-            if self.calls.get() == 0 {
-                return Poll::Ready(());
-            }
-            let before = self.idle.borrow_mut().replace(cx.waker().clone());
-            drop(before);
-            deadline.poll(cx)
+        let (mut left, mut deadline) = (self.gate.left(), Timer::at(deadline_ns));
+        poll_fn(|cx| match Pin::new(&mut left).poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => deadline.poll(cx),
         })
         .await;
+    }
+
+    /// Takes this worker's instance away, and stops it if no call has it.
+    async fn depart<E>(key: u64, stop: impl AsyncFnOnce(S) -> Result<(), E>) -> Departed<E> {
+        let Some(shard) = Shard::<S>::find(key) else { return Departed::Stopped(Ok(())) };
+        let Some(service) = shard.service.take() else {
+            shard.departure.left().await;
+            return Departed::Stopped(Ok(()));
+        };
+        let _departing = Departing { key, _pass: shard.departure.admit() };
+        match Rc::try_unwrap(service) {
+            Ok(service) => Departed::Stopped(stop(service).await),
+            Err(_in_use) => Departed::InUse(shard.gate.inside()),
+        }
+    }
+}
+
+/// An instance is being taken away. When that is over, however it ends, the worker forgets the service.
+struct Departing {
+    key: u64,
+    _pass: GatePass,
+}
+
+impl Drop for Departing {
+    fn drop(&mut self) {
+        if let Some(context) = Context::try_current() {
+            let shard = context.instances.borrow_mut().remove(&self.key);
+            drop(shard);
+        }
     }
 }
 
 /// This worker's instance of a [`Sharded`] service, held as a call in flight.
 pub struct Instance<S> {
-    kept: Rc<Kept<S>>,
+    // Goes before the pass: when nobody is inside, nobody has the instance.
+    service: Rc<S>,
+    _pass: GatePass,
 }
 
 impl<S> Deref for Instance<S> {
     type Target = S;
 
     fn deref(&self) -> &S {
-        &self.kept.service
-    }
-}
-
-impl<S> Drop for Instance<S> {
-    fn drop(&mut self) {
-        self.kept.calls.set(self.kept.calls.get() - 1);
-        if self.kept.calls.get() == 0 {
-            let waker = self.kept.idle.borrow_mut().take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
+        &self.service
     }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Instance<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Instance").field(&self.kept.service).finish()
+        f.debug_tuple("Instance").field(&self.service).finish()
     }
 }
 
@@ -298,7 +566,7 @@ impl<S: fmt::Debug> fmt::Debug for Instance<S> {
 pub enum CallError {
     /// The service has been stopped, or its runtime has.
     Stopped,
-    /// The call panicked on its worker.
+    /// The call panicked, in the task that the error names.
     Panicked(JoinError),
 }
 
@@ -315,7 +583,7 @@ impl Error for CallError {}
 
 impl From<CallError> for std::io::Error {
     fn from(error: CallError) -> std::io::Error {
-        std::io::Error::other(error.to_string())
+        std::io::Error::other(error)
     }
 }
 
@@ -334,3 +602,43 @@ impl fmt::Display for Unfinished {
 }
 
 impl Error for Unfinished {}
+
+/// Why [`Sharded::stop_with`] did not stop everything in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopError<E> {
+    /// Calls were still in flight, so their instances were left to them.
+    Unfinished(Unfinished),
+    /// The first error of those that stopped the instances.
+    Failed(E),
+}
+
+impl<E: fmt::Display> fmt::Display for StopError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StopError::Unfinished(unfinished) => unfinished.fmt(f),
+            StopError::Failed(error) => write!(f, "an instance was not stopped in order: {error}"),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for StopError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            StopError::Unfinished(_) => None,
+            StopError::Failed(error) => Some(error),
+        }
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<StopError<E>> for std::io::Error {
+    fn from(error: StopError<E>) -> std::io::Error {
+        std::io::Error::other(error)
+    }
+}
+
+impl From<Unfinished> for std::io::Error {
+    fn from(error: Unfinished) -> std::io::Error {
+        std::io::Error::other(error)
+    }
+}

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::mesh::mailbox::Mailbox;
+use super::sharded::{CallError, Sharded};
 use super::shared::Shared;
 use super::task::{JoinHandle, TaskRef};
 use super::timer::Clock;
@@ -218,4 +219,111 @@ fn a_crew_that_ends_in_the_middle_drops_everything_once() {
         assert_eq!(dropped.load(crate::sync::atomic::Ordering::Relaxed), 301, "seed {seed}");
         assert!(late.is_finished());
     }
+}
+
+/// Calls, and calls of calls, of a service that is stopped in the middle: whatever was let in must end, with all that it
+/// calls, before the first instance goes, and nothing may be let in afterwards, whatever the kernel's and the timers' order.
+#[test]
+fn a_service_is_stopped_behind_its_last_call() {
+    /// One for all workers, which share this thread.
+    #[derive(Default)]
+    struct Tally {
+        begun: Cell<u32>,
+        ended: Cell<u32>,
+        refused: Cell<u32>,
+        departed: RefCell<Vec<usize>>,
+    }
+    thread_local! {
+        static TALLY: Tally = Tally::default();
+    }
+    struct Counts(WorkerId);
+    impl Drop for Counts {
+        fn drop(&mut self) {
+            TALLY.with(|tally| {
+                assert_eq!(tally.begun.get(), tally.ended.get(), "an instance went under a call");
+                tally.departed.borrow_mut().push(self.0.index());
+            });
+        }
+    }
+    /// A call in flight.
+    struct Ends;
+    impl Ends {
+        fn begin() -> Ends {
+            TALLY.with(|tally| tally.begun.set(tally.begun.get() + 1));
+            Ends
+        }
+    }
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            TALLY.with(|tally| tally.ended.set(tally.ended.get() + 1));
+        }
+    }
+    /// Calls some worker's instance, and that calls another, until `hops` are made; sleeps between.
+    fn hop(
+        service: Sharded<Counts>,
+        hops: u64,
+        seed: u64,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), CallError>>>> {
+        Box::pin(async move {
+            let to = WorkerId::new(usize::try_from(seed % 3).expect("it is small"));
+            let inner = service.clone();
+            let call = async move |counts: &Counts| {
+                assert_eq!(counts.0, crate::current_worker());
+                let _ends = Ends::begin();
+                sleep(Duration::from_micros(seed % 40)).await;
+                if hops > 0 {
+                    let further = hop(inner, hops - 1, seed / 3 + 7 * seed % 11);
+                    // Some are given up, and go on by themselves if they have left this worker.
+                    let patience = if seed.is_multiple_of(4) { seed % 30 } else { 1_000_000 };
+                    if let Ok(answer) = timeout(Duration::from_micros(patience), further).await {
+                        answer.expect("what a call in flight calls is let in");
+                    }
+                }
+            };
+            service.on(to, call).await
+        })
+    }
+    let mut refused = 0;
+    for seed in 0..200 {
+        TALLY.with(|tally| {
+            tally.begun.set(0);
+            tally.ended.set(0);
+            tally.departed.borrow_mut().clear();
+        });
+        let mut crew = Crew::new(3, seed);
+        crew.run(async move {
+            let service = Sharded::start(async |worker| Ok::<_, std::io::Error>(Counts(worker))).await;
+            let service = service.expect("the factory does not fail");
+            let callers: Vec<_> = (0..30u64)
+                .zip((0..3).cycle())
+                .map(|(n, worker)| {
+                    let service = service.clone();
+                    spawn_to(WorkerId::new(worker), async move || {
+                        sleep(Duration::from_micros(n * (1 + seed % 7))).await;
+                        match hop(service, n % 5, seed * 31 + n * 17).await {
+                            Ok(()) => {}
+                            Err(CallError::Stopped) => {
+                                TALLY.with(|tally| tally.refused.set(tally.refused.get() + 1));
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    })
+                })
+                .collect();
+            sleep(Duration::from_micros(seed % 120)).await;
+            service.stop(Duration::from_secs(60)).await.expect("every call ends");
+            assert!(matches!(service.on_all(async |_| ()).await, Err(CallError::Stopped)));
+            for caller in callers {
+                caller.await.expect("it does not panic");
+            }
+        });
+        TALLY.with(|tally| {
+            assert_eq!(*tally.departed.borrow(), [2, 1, 0], "seed {seed}");
+            assert_eq!(tally.begun.get(), tally.ended.get(), "seed {seed}");
+            assert!(tally.refused.get() < 200 * 30, "none was let in");
+            refused = tally.refused.get();
+        });
+        crew.end();
+    }
+    assert!(refused > 0, "no stop came in the middle");
 }

@@ -159,8 +159,12 @@ impl Worker {
         parts.executor.close();
         let left = parts.links.borrow_mut().close();
         drop(left);
-        let instances = std::mem::take(&mut *parts.instances.borrow_mut());
-        drop(instances);
+        // The later a service was started, the sooner it goes: it may use those that were there before.
+        loop {
+            let latest = parts.instances.borrow_mut().pop_last();
+            let Some(latest) = latest else { break };
+            drop(latest);
+        }
         let patience: Duration = parts.shared.drain_patience;
         let drained = parts.driver.shut_down(patience);
         parts.shared.note_leaked(drained.leaked);

@@ -258,6 +258,15 @@ impl JoinError {
         JoinError { id: task.id, label: task.label.clone(), reason }
     }
 
+    /// The error of a panic that was caught inside the task that runs here. Gives the payload back if none does.
+    pub(in crate::runtime) fn of_running(payload: Payload) -> Result<JoinError, Payload> {
+        let mut payload = Some(payload);
+        let error = waker::with_running(|task| {
+            JoinError::panicked(task, payload.take().expect("one task runs here at most"))
+        });
+        error.ok_or_else(|| payload.expect("no task has taken it"))
+    }
+
     /// Whether the task was aborted, or its worker ended before it.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {

@@ -60,7 +60,7 @@ pub fn name() -> Option<Cow<'static, str>> {
 }
 
 /// Calls `look` with the task that is being polled on this thread.
-fn with_running<R>(look: impl FnOnce(&Header) -> R) -> Option<R> {
+pub(super) fn with_running<R>(look: impl FnOnce(&Header) -> R) -> Option<R> {
     let data = running(&WAITER)?;
     // SAFETY: `poll_as` put it there, for as long as it polls, and the task list keeps the header meanwhile. We are inside that poll.
     Some(look(unsafe { header_of(data).as_ref() }))

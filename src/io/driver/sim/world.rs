@@ -195,9 +195,10 @@ impl SimWorld {
         self.0.idle_parks.set(0);
     }
 
-    /// A turn has taken its time.
+    /// A turn has taken its time. What whoever took it has done since may have given the idle ones something to do.
     pub(super) fn turn(&self) {
         self.0.now_ns.set(self.now_ns() + TURN_NS);
+        self.0.idle.borrow_mut().clear();
     }
 
     /// Notes that `driver` has nothing due before `wake_ns`, and moves the clock if nobody else has either.
