@@ -16,6 +16,9 @@ use std::path::Path;
 /// The files that may hold `unsafe`, each with what for. `unsafe` anywhere else does not compile (`unsafe_code = "deny"`), and
 /// the lint is re-opened nowhere but here.
 const UNSAFE: &[(&str, &str)] = &[
+    ("bench/src/measure.rs", "asks the kernel for processor time, and pins threads"),
+    ("bench/src/peers/bare.rs", "wakers over an `Rc`, futexes, and buffers shown to a ring"),
+    ("bench/src/peers/tokio.rs", "generic code cannot see that the futures of some rows are `Send`"),
     ("src/io/buf/arena.rs", "raw pointers to a header that lives until the last block is back"),
     ("src/io/buf/bell.rs", "a cell that two threads hand to each other"),
     ("src/io/buf/fixed.rs", "owns raw memory, part of it uninitialised"),
@@ -94,6 +97,7 @@ const CLOCKS: &[(&str, &str)] = &[
     ("src/os/", "the operating system's clock itself"),
     ("src/runtime/timer/", "the one clock of a worker, real or virtual"),
     ("examples/kv/", "a server tells its clients the time of day"),
+    ("bench/", "a benchmark measures"),
     ("benches/", "a benchmark measures"),
     ("tests/", "a watchdog ends a test that hangs"),
 ];
