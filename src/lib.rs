@@ -55,6 +55,7 @@
 //! | [`fs`] | files |
 //! | [`time`] | sleeping, timeouts, intervals |
 //! | [`task`] | spawning, joining, cancelling |
+//! | [`mesh`] | channels between workers |
 //! | [`signal`] | Ctrl-C and SIGTERM |
 //! | [`runtime`] | building a runtime; services on every worker; counters |
 //! | [`io`] | buffers and pools; operations and drivers, for those who look beneath |
@@ -62,6 +63,8 @@
 #[cfg(not(loom))]
 pub mod fs;
 pub mod io;
+#[cfg(not(loom))]
+pub mod mesh;
 #[cfg(not(loom))]
 pub mod net;
 #[cfg(not(loom))]

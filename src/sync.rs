@@ -130,6 +130,20 @@ pub(crate) mod model {
         }
     }
 
+    /// Awaits `future` on a thread of a model. A future that wakes itself, because another thread is about to go on, lets it go
+    /// on; loom would otherwise poll it for ever.
+    #[cfg(test)]
+    pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        loom::future::block_on(std::future::poll_fn(|cx| {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_pending() {
+                loom::thread::yield_now();
+            }
+            polled
+        }))
+    }
+
     /// Runs `model` in every interleaving that the bound allows.
     #[cfg(test)]
     fn explore(model: impl Fn() + Send + Sync + 'static) {

@@ -8,6 +8,7 @@ use crossbeam_utils::CachePadded;
 
 use super::mesh::mailbox::Mailbox;
 use super::mesh::ring::Consumer;
+use super::mesh::room::Room;
 use super::metrics::Published;
 use super::placement::Seat;
 use super::task::TaskRef;
@@ -39,8 +40,8 @@ pub(crate) struct Shared {
 struct Pair {
     /// The receiver's end of a new ring, from the sender's first message until the receiver's next look.
     receiver_end: Mutex<Option<Consumer<TaskRef>>>,
-    /// The sender found the ring full, and wants to be rung when there is room.
-    wants_room: AtomicBool,
+    /// Whether the sender found the ring full, and wants to be rung when there is room.
+    room: Room,
 }
 
 impl Shared {
@@ -105,9 +106,9 @@ impl Shared {
         self.pair(from, to).receiver_end.lock().expect("nobody panics while a ring changes hands")
     }
 
-    /// The word by which a sender asks to be rung when its ring has room again.
-    pub(crate) fn wants_room(&self, from: WorkerId, to: WorkerId) -> &AtomicBool {
-        &self.pair(from, to).wants_room
+    /// Where a sender asks to be rung when its ring has room again.
+    pub(crate) fn room(&self, from: WorkerId, to: WorkerId) -> &Room {
+        &self.pair(from, to).room
     }
 
     fn pair(&self, from: WorkerId, to: WorkerId) -> &Pair {

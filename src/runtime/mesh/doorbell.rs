@@ -162,14 +162,17 @@ impl Doorbell {
         if !mutant("sleep: no fence") {
             fence(SeqCst);
         }
-        // Relaxed: this only asks whether to park; the bits, and with them the messages, are acquired when taken.
-        let rung = self.control.load(Relaxed) & REMOTE != 0
-            || self.senders.iter().any(|word| word.load(Relaxed) != 0);
-        if rung && !mutant("sleep: no second look") {
+        if self.is_rung() && !mutant("sleep: no second look") {
             self.wake_up();
             return Err(Rung);
         }
         Ok(())
+    }
+
+    /// Whether something has arrived that was not taken. For a receiver that is awake and looks around.
+    pub(crate) fn is_rung(&self) -> bool {
+        // Relaxed: the bits, and with them the messages, are acquired when taken.
+        self.control.load(Relaxed) & REMOTE != 0 || self.senders.iter().any(|word| word.load(Relaxed) != 0)
     }
 
     /// Withdraws the announcement: ringing costs no system call from here on.
@@ -187,7 +190,10 @@ impl Doorbell {
     /// Marks the receiver as closed, for ever; it never sleeps again. Everything pushed before a ring that was answered with
     /// [`Receiver::Open`] is visible to the caller from here on.
     pub(crate) fn close(&self) {
-        self.wake_up();
+        // Before the bit, whose Release publishes it: who is told that the receiver has closed sees no announcement.
+        if !mutant("close: leave the announcement") {
+            self.wake_up();
+        }
         self.control.fetch_or(CLOSED, AcqRel);
     }
 }
@@ -403,6 +409,42 @@ mod loom_tests {
     #[test]
     fn loom_two_ringers_unpark_once() {
         model::holds(two_ringers);
+    }
+
+    /// A ringer rings twice while the receiver, which had announced its sleep, wakes and closes. Once a ring has been answered
+    /// with `Closed`, nobody is unparked any more: there may be nobody left to receive it.
+    fn ring_against_close() {
+        let shared = shared();
+        assert_eq!(shared.bell.announce_sleep(), Ok(()));
+        let ringer = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let before = shared.unparked.load(Relaxed);
+                match shared.bell.ring_remote() {
+                    Receiver::Open => {}
+                    Receiver::Closed => {
+                        assert_eq!(shared.unparked.load(Relaxed), before, "a closed receiver was unparked")
+                    }
+                }
+                shared.bell.ring(0);
+            }
+        });
+        shared.bell.close();
+        // Whoever rang before the close is seen after it.
+        let rung = shared.bell.take_remote();
+        ringer.join().expect("it does not panic");
+        assert!(shared.unparked.load(Relaxed) <= 1);
+        assert!(shared.unparked.load(Relaxed) == 0 || rung || shared.bell.take_remote());
+    }
+
+    #[test]
+    fn loom_a_closed_receiver_is_not_unparked() {
+        model::holds(ring_against_close);
+    }
+
+    #[test]
+    fn loom_mutant_close_leaves_the_announcement() {
+        model::catches("close: leave the announcement", ring_against_close);
     }
 
     #[test]

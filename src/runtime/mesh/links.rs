@@ -6,19 +6,7 @@
 //!
 //! **Full rings.** What finds its ring full waits in the link's *outbox*, in order, up to [`OUTBOX_MAX`]; the next message
 //! is given back to the caller, who either waits for room ([`poll_room`](Links::poll_room)) or fails with a typed error.
-//! A sender with a filled outbox asks to be rung when there is room:
-//!
-//! ```text
-//!   sender                                    receiver
-//!   ──────                                    ────────
-//! s1  wants_room := true                    r1  pop some: head advanced
-//! s2  fence(SeqCst)                         r2  fence(SeqCst)
-//! s3  try to push again                     r3  wants_room? swap(false) was true?
-//!     still full ─▶ it will be rung             ─▶ ring the sender's doorbell
-//! ```
-//!
-//! If s2 comes before r2 in the order of fences, r3 sees the wish and rings. If r2 comes first, s3 sees the head that
-//! r1 advanced, and the push succeeds. Either way no outbox is forgotten.
+//! A sender with a filled outbox asks to be rung when there is room ([`room`](super::room)), and tries once more.
 //!
 //! Rings are made when a worker first sends to another: a program whose workers do not talk has none.
 
@@ -32,7 +20,6 @@ use crate::runtime::shared::Shared;
 use crate::runtime::task::TaskRef;
 use crate::runtime::worker_id::WorkerId;
 use crate::sync::Arc;
-use crate::sync::atomic::{Ordering, fence};
 
 /// Messages that one ring holds: 8 KiB of pointers, and several turns' worth for the receiver.
 const RING_MESSAGES: usize = 1024;
@@ -136,8 +123,7 @@ impl Links {
             let link = &mut to[receiver.index()];
             let producer = link.producer.as_mut().expect("only a link that was sent to is listed");
             if !push_outbox(producer, &mut link.outbox) {
-                shared.wants_room(*me, receiver).store(true, Ordering::Relaxed);
-                fence(Ordering::SeqCst);
+                shared.room(*me, receiver).ask();
                 push_outbox(producer, &mut link.outbox);
             }
             if producer.publish() {
@@ -173,12 +159,8 @@ impl Links {
             if taken == TAKE_MAX {
                 self.unfinished.push(sender);
             }
-            if taken > 0 {
-                fence(Ordering::SeqCst);
-                let wants_room = self.shared.wants_room(sender, self.me);
-                if wants_room.load(Ordering::Relaxed) && wants_room.swap(false, Ordering::Relaxed) {
-                    self.shared.mailbox(sender).doorbell().ring(self.me.index());
-                }
+            if taken > 0 && self.shared.room(sender, self.me).was_asked_for() {
+                self.shared.mailbox(sender).doorbell().ring(self.me.index());
             }
         }
         if self.unfinished.is_empty() {

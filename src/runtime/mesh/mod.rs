@@ -11,9 +11,19 @@
 //!
 //! A ring is bounded. A value that does not fit comes back to its sender, who keeps it: a slow receiver is
 //! felt where the work comes from, and nowhere else.
+//!
+//! That is how tasks travel ([`links`]). A program's own values travel by [`channel`]s, over the same rings, from task to
+//! task: there a [`bell`] stands for the doorbell, and wakes a task. [`full`](mod@full) makes them for every pair of
+//! workers; a [`reply`](mod@reply) is for one value.
 
+pub(crate) mod bell;
+pub(crate) mod channel;
 pub(crate) mod doorbell;
+#[cfg(not(loom))]
+pub(crate) mod full;
 #[cfg(not(loom))]
 pub(crate) mod links;
 pub(crate) mod mailbox;
+pub(crate) mod reply;
 pub(crate) mod ring;
+pub(crate) mod room;

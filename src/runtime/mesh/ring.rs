@@ -26,8 +26,22 @@
 //!
 //! **Closing.** Whichever end is dropped first says so in `closed`; the other is there to see it. A producer
 //! publishes what it pushed before it says so: thus once `Consumer::is_closed` has answered `true`, all
-//! that will ever come is visible, and the consumer is done when `pop` is next empty. What the consumer
-//! leaves behind is dropped with the block, once, by the end that goes last.
+//! that will ever come is visible, and the consumer is done when `pop` is next empty.
+//!
+//! A consumer that goes drops what it leaves, and does not wait for the producer's end: somebody may be waiting for an
+//! answer that hangs on one of these values. What is pushed at that moment is dropped by one of the two:
+//!
+//! ```text
+//!   consumer                                  producer
+//!   ────────                                  ────────
+//! c1  closed := true                        p1  push, publish
+//! c2  fence(SeqCst)                         p2  fence(SeqCst)
+//! c3  sweep                                 p3  closed? ─▶ sweep
+//! ```
+//!
+//! If p2 comes first in the order of fences, c3 finds the value; if c2 does, p3 sees the end. Both may want to sweep; then the
+//! second leaves a mark in `sweepers` and goes away, and the first goes round again, as in [`mailbox`](super::mailbox). A
+//! producer that never looks (p3) leaves its late values to the block, which drops the rest when both ends are gone.
 #![expect(unsafe_code, reason = "slots are uninitialised memory that two threads hand to each other")]
 
 use std::fmt;
@@ -35,7 +49,7 @@ use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::sync::{Arc, UnsafeCell, mutant};
 
 /// Makes a ring with room for `capacity` values.
@@ -50,6 +64,7 @@ pub(crate) fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
         tail: CachePadded::new(AtomicUsize::new(0)),
         head: CachePadded::new(AtomicUsize::new(0)),
         closed: AtomicBool::new(false),
+        sweepers: AtomicUsize::new(0),
         slots: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
     });
     let producer = Producer { block: block.clone(), next: 0, tail: 0, head_seen: 0 };
@@ -77,13 +92,8 @@ impl<T: Send> Producer<T> {
     /// The value, if the ring is full, counting what is not yet published. That the consumer is gone is not
     /// an error: what is in the ring will be dropped, whenever that happened.
     pub(crate) fn try_push(&mut self, value: T) -> Result<(), T> {
-        if self.next.wrapping_sub(self.head_seen) == self.block.capacity() {
-            // Pairs with the consumer's release of `head` in `give_back`: it has read those slots before, we
-            // may write to them now.
-            self.head_seen = self.block.head.load(Ordering::Acquire);
-            if self.next.wrapping_sub(self.head_seen) == self.block.capacity() {
-                return Err(value);
-            }
+        if !self.has_room() {
+            return Err(value);
         }
         self.block.slot(self.next).with_mut(|slot| {
             // SAFETY: `next` is at least `tail` and less than `head + capacity`, so until `publish` moves the
@@ -110,6 +120,16 @@ impl<T: Send> Producer<T> {
         true
     }
 
+    /// Whether the next `try_push` would find room.
+    pub(crate) fn has_room(&mut self) -> bool {
+        if self.next.wrapping_sub(self.head_seen) == self.block.capacity() {
+            // Pairs with the consumer's release of `head` in `give_back`: it has read those slots before, we
+            // may write to them now.
+            self.head_seen = self.block.head.load(Ordering::Acquire);
+        }
+        self.next.wrapping_sub(self.head_seen) < self.block.capacity()
+    }
+
     /// How many values wait in the ring, those not yet published included. The consumer may have taken some
     /// since.
     pub(crate) fn len(&self) -> usize {
@@ -123,10 +143,18 @@ impl<T: Send> Producer<T> {
     }
 
     /// Whether the consumer is gone, so that what is pushed now will be dropped unseen.
-    #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         // Relaxed: nothing is read on its account.
         self.block.closed.load(Ordering::Relaxed)
+    }
+
+    /// Drops what was published if the consumer is gone (p3 of the module's text). Call it after a publication and a
+    /// `SeqCst` fence.
+    pub(crate) fn sweep_if_closed(&self) {
+        // Acquire: pairs with the Release in `Consumer::drop`, after its last `take`.
+        if self.block.closed.load(Ordering::Acquire) && !mutant("ring: leave a closed ring alone") {
+            self.block.sweep();
+        }
     }
 }
 
@@ -200,7 +228,6 @@ impl<T: Send> Consumer<T> {
     }
 
     /// Whether the producer is gone. If so, whatever it pushed is visible, and nothing comes after that.
-    #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         // Pairs with the release in `Producer::drop`, after its last `publish`.
         self.block.closed.load(Ordering::Acquire)
@@ -231,16 +258,19 @@ impl<T: Send> Consumer<T> {
     /// Gives the producer the slots of all values taken so far.
     fn give_back(&self) {
         let order = if mutant("ring-give-back-relaxed") { Ordering::Relaxed } else { Ordering::Release };
-        // Pairs with the acquiring load in `Producer::try_push`: our reads of those slots are over.
+        // Pairs with the acquiring load in `Producer::has_room`: our reads of those slots are over.
         self.block.head.store(self.head, order);
     }
 }
 
 impl<T: Send> Drop for Consumer<T> {
     fn drop(&mut self) {
-        // Release is not needed: the producer reads nothing on its account; the block itself is passed on by
-        // the `Arc`.
-        self.block.closed.store(true, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `Producer::sweep_if_closed`, and hands over the right to take.
+        self.block.closed.store(true, Ordering::Release);
+        if !mutant("ring: close without fence") {
+            fence(Ordering::SeqCst);
+        }
+        self.block.sweep();
     }
 }
 
@@ -257,8 +287,10 @@ struct Block<T> {
     tail: CachePadded<AtomicUsize>,
     /// Values before it are taken. Written by the consumer.
     head: CachePadded<AtomicUsize>,
-    /// One end is gone. Written once.
+    /// One end is gone. Written once by each.
     closed: AtomicBool,
+    /// After the consumer's end: how many have found something to sweep since the sweeper last looked.
+    sweepers: AtomicUsize,
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
 }
 
@@ -276,6 +308,43 @@ impl<T> Block<T> {
 
     fn slot(&self, number: usize) -> &UnsafeCell<MaybeUninit<T>> {
         &self.slots[number & (self.slots.len() - 1)]
+    }
+
+    /// Drops what was published, unless somebody is at it; that one then goes round again. Only after the consumer's last
+    /// `take`: called by its end, or by one who saw `closed`.
+    fn sweep(&self) {
+        // Release: pairs with the Acquire of the exchange below, by which the present sweeper learns of what we published.
+        // Acquire: pairs with the Release of the sweeper before us, whose place at the head we take.
+        if self.sweepers.fetch_add(1, Ordering::AcqRel) != 0 && !mutant("ring: everyone sweeps at once") {
+            return;
+        }
+        let mut seen = 1;
+        loop {
+            self.discard();
+            let done = self.sweepers.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Acquire);
+            match done {
+                Ok(_) => return,
+                Err(marks) => seen = marks,
+            }
+        }
+    }
+
+    /// Drops what is published. For the one sweeper.
+    fn discard(&self) {
+        // Relaxed: the takers before us are ordered by `closed` and `sweepers`. Acquire: pairs with `Producer::publish`.
+        let mut head = self.head.load(Ordering::Relaxed);
+        while head != self.tail.load(Ordering::Acquire) {
+            let value = self.slot(head).with(|slot| {
+                // SAFETY: `head` is below the published tail, so the slot holds a value, and the producer leaves it alone
+                // until the head has moved past. The consumer is gone and there is one sweeper at a time, so nobody else
+                // takes it; the head is stored before the value is dropped, so nobody takes it again.
+                unsafe { (*slot).assume_init_read() }
+            });
+            head = head.wrapping_add(1);
+            // Pairs with the acquiring load in `Producer::has_room`.
+            self.head.store(head, Ordering::Release);
+            drop(value);
+        }
     }
 }
 
@@ -545,6 +614,47 @@ mod loom_tests {
     #[test]
     fn loom_ring_close_must_follow_publish() {
         catches("ring-close-before-publish", closing_behind_a_batch);
+    }
+
+    /// A producer in front of a full ring while the consumer takes one and goes: what was pushed, before and after, must
+    /// be dropped by then, although the producer's end is still there. One value (its `Arc`) stands for a question whose
+    /// asker waits.
+    fn full_and_close() {
+        let (mut producer, mut consumer) = ring::<Arc<u32>>(1);
+        let kept = Arc::new(7);
+        producer.try_push(kept.clone()).unwrap();
+        producer.publish();
+        let receiver = loom::thread::spawn(move || {
+            drop(consumer.pop());
+            drop(consumer);
+        });
+        if producer.try_push(kept.clone()).is_ok() {
+            producer.publish();
+            fence(Ordering::SeqCst);
+            producer.sweep_if_closed();
+        }
+        receiver.join().unwrap();
+        assert_eq!(Arc::strong_count(&kept), 1, "a value lies in a ring that nobody reads");
+    }
+
+    #[test]
+    fn loom_ring_full_and_close_leaves_nothing() {
+        holds(full_and_close);
+    }
+
+    #[test]
+    fn loom_ring_mutant_closed_ring_left_alone() {
+        catches("ring: leave a closed ring alone", full_and_close);
+    }
+
+    #[test]
+    fn loom_ring_mutant_close_without_fence() {
+        catches("ring: close without fence", full_and_close);
+    }
+
+    #[test]
+    fn loom_ring_mutant_two_sweepers_at_once() {
+        catches("ring: everyone sweeps at once", full_and_close);
     }
 
     #[test]

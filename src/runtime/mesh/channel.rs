@@ -1,0 +1,609 @@
+//! Typed channels: the mesh's rings for a program's own messages.
+//!
+//! A channel is a [`ring`](super::ring) and two [`bells`](super::bell): the receiver waits at one of them for values, the
+//! sender at the other for room. A [`Receiver`] can read several rings, one for each sender that [`full`] gave it; then
+//! all of these senders ring its one bell.
+//!
+//! ```text
+//!   Sender ──push, publish──▶ ring ──pop──▶ Receiver
+//!     ▲    ──────ring────────────────────▶ bell        is anybody waiting for values?
+//!   bell   ◀─────────────────ring───────────           is it waiting for room?
+//! ```
+//!
+//! **An end belongs to no worker.** It can be sent to wherever it is used, and used from there at once: by a task that stays, by
+//! one that may be stolen between two awaits, by a thread outside of the runtime. What makes the other end's task ready is
+//! its waker, which knows how to reach its worker. So nothing has to be bound, and there is nothing to get wrong.
+//!
+//! **A burst wakes once.** The first value of a burst finds the receiver's waker and takes it; the others find none, and cost
+//! a store, a fence and a load. On the way to a worker that sleeps, its own doorbell does the same once more.
+//!
+//! **Fairness.** A receiver takes at most [`STREAK_MAX`] values from one ring before it looks at the next; and an end that has
+//! been ready [`UNBROKEN_MAX`] times in a row lets the other tasks of its worker go first.
+//!
+//! **The end.** A dropped sender publishes, says so and rings: the receiver takes what is left and then yields `None`. A dropped
+//! receiver drops what it has not taken, and what was under way (see [`ring`](super::ring)), says so and rings: a
+//! sender that waits for room is told.
+
+use std::error::Error;
+use std::fmt;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use super::bell::Bell;
+use super::ring::{Consumer, Producer, ring};
+use crate::sync::{Arc, mutant};
+
+/// Values taken from one ring in a row while others may wait: as many as a cache line of pointers eight times over, so
+/// that changing rings costs little, and a value waits for at most so many of each other sender.
+const STREAK_MAX: u32 = 64;
+
+/// Times that an end is ready without a pause before it lets other tasks go first: some microseconds' worth. The worker
+/// counts polls, and one that never waits would be a single poll for ever.
+const UNBROKEN_MAX: u32 = 256;
+
+/// Makes a channel from one task to one other, on whichever workers, with room for `capacity` values.
+///
+/// Either end can be sent to where it is used, and awaited in every kind of task.
+///
+/// ```
+/// use veloq::mesh;
+///
+/// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
+/// let (mut numbers, mut received) = mesh::channel(64);
+/// let other = veloq::workers().last().expect("there is at least one worker");
+/// let sum = veloq::spawn_to(other, async move || {
+///     let mut sum = 0;
+///     while let Some(number) = received.recv().await {
+///         sum += number;
+///     }
+///     sum
+/// });
+/// for number in 1..=100 {
+///     numbers.send(number).await.expect("it is being read");
+/// }
+/// drop(numbers);
+/// assert_eq!(sum.await.expect("it does not panic"), 5050);
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+///
+/// If `capacity` is not a power of two.
+#[track_caller]
+#[must_use]
+pub fn channel<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    let values = Arc::new(Bell::new());
+    let (sender, lane) = lane(capacity, &values);
+    (sender, Receiver::new(values, vec![lane]))
+}
+
+/// A ring whose sender rings at `values`.
+#[track_caller]
+pub(super) fn lane<T: Send>(capacity: usize, values: &Arc<Bell>) -> (Sender<T>, Lane<T>) {
+    let (producer, consumer) = ring(capacity);
+    let room = Arc::new(Bell::new());
+    let sender =
+        Sender { ring: producer, values: RingAtEnd(values.clone()), room: room.clone(), unbroken: 0 };
+    (sender, Lane { ring: consumer, room: RingAtEnd(room) })
+}
+
+/// The end of a channel that sends. Dropping it ends the channel; what was sent still arrives.
+pub struct Sender<T: Send> {
+    // In this order: when the sender is dropped, the ring says that it has ended, and then the bell is rung.
+    ring: Producer<T>,
+    values: RingAtEnd,
+    /// Where this end waits.
+    room: Arc<Bell>,
+    unbroken: u32,
+}
+
+impl<T: Send> Sender<T> {
+    /// Sends a value, once there is room for it.
+    ///
+    /// If the future is dropped before it is ready, the value is dropped and not sent. To keep it, wait for
+    /// [`room`](Sender::room) instead, and then [`try_send`](Sender::try_send).
+    ///
+    /// # Errors
+    ///
+    /// Gives the value back if the receiver has gone. A value that was sent just before that is dropped like all that the
+    /// receiver did not take.
+    pub async fn send(&mut self, value: T) -> Result<(), SendError<T>> {
+        let mut value = Some(value);
+        poll_fn(|cx| {
+            if self.poll_room(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let value = value.take().expect("a future is not polled after it was ready");
+            Poll::Ready(self.try_send(value).map_err(|error| SendError(error.into_inner())))
+        })
+        .await
+    }
+
+    /// Sends a value if there is room for it now.
+    ///
+    /// # Errors
+    ///
+    /// Gives the value back: [`TrySendError::Full`] if there is no room, [`TrySendError::Closed`] if the receiver has gone.
+    pub fn try_send(&mut self, value: T) -> Result<(), TrySendError<T>> {
+        if self.ring.is_closed() {
+            return Err(TrySendError::Closed(value));
+        }
+        self.ring.try_push(value).map_err(TrySendError::Full)?;
+        self.ring.publish();
+        // Rings, and thereby fences what was published from the look at the other end.
+        self.values.0.ring();
+        self.ring.sweep_if_closed();
+        Ok(())
+    }
+
+    /// Waits until there is room for a value, or the receiver has gone: then [`try_send`](Sender::try_send) does not answer
+    /// `Full`.
+    pub async fn room(&mut self) {
+        poll_fn(|cx| self.poll_room(cx)).await;
+    }
+
+    /// Whether the receiver has gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.ring.is_closed()
+    }
+
+    /// Values that were sent and not taken, now. The receiver may have taken some meanwhile.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether the receiver has taken all that was sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Values that may be under way at most.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.ring.capacity()
+    }
+
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if pauses(&mut self.unbroken, cx) {
+            return Poll::Pending;
+        }
+        // A receiver that goes leaves an empty ring, so its end need not be looked at here.
+        if self.ring.has_room() {
+            return Poll::Ready(());
+        }
+        self.room.announce(cx.waker());
+        if !mutant("channel: no second look for room") && self.ring.has_room() {
+            self.room.withdraw();
+            return Poll::Ready(());
+        }
+        self.unbroken = 0;
+        Poll::Pending
+    }
+}
+
+/// The end of a channel that receives. Dropping it drops what it has not taken.
+pub struct Receiver<T: Send> {
+    lanes: Vec<Lane<T>>,
+    /// The ring to take from next, and how many were taken from it in a row.
+    turn: usize,
+    streak: u32,
+    unbroken: u32,
+    /// Where this end waits.
+    values: Arc<Bell>,
+}
+
+/// The receiving end of one ring.
+pub(super) struct Lane<T: Send> {
+    // In this order, as in `Sender`.
+    ring: Consumer<T>,
+    room: RingAtEnd,
+}
+
+impl<T: Send> Receiver<T> {
+    pub(super) fn new(values: Arc<Bell>, lanes: Vec<Lane<T>>) -> Receiver<T> {
+        Receiver { lanes, turn: 0, streak: 0, unbroken: 0, values }
+    }
+
+    /// Receives the next value, or `None` when every sender has gone and all they sent was taken.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<T> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Takes the next value if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] if there is none yet, [`TryRecvError::Closed`] if there will be none.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        match self.take() {
+            Poll::Ready(Some(value)) => Ok(value),
+            Poll::Ready(None) => Err(TryRecvError::Closed),
+            Poll::Pending => Err(TryRecvError::Empty),
+        }
+    }
+
+    /// [`recv`](Receiver::recv), for futures written by hand.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        if pauses(&mut self.unbroken, cx) {
+            return Poll::Pending;
+        }
+        let taken = self.take();
+        if taken.is_ready() {
+            return taken;
+        }
+        self.values.announce(cx.waker());
+        if !mutant("channel: no second look for values") {
+            let taken = self.take();
+            if taken.is_ready() {
+                self.values.withdraw();
+                return taken;
+            }
+        }
+        self.unbroken = 0;
+        Poll::Pending
+    }
+
+    /// Takes a value, from each ring in its turn. `Pending` if there is none, `None` if there will be none.
+    fn take(&mut self) -> Poll<Option<T>> {
+        if self.streak == STREAK_MAX {
+            self.next_lane();
+        }
+        let mut all_closed = true;
+        for _ in 0..self.lanes.len() {
+            let lane = &mut self.lanes[self.turn];
+            // An end is looked at before what it may have left: what is empty then stays empty.
+            let mut closed = lane.ring.is_closed();
+            if let Some(value) = lane.ring.pop() {
+                self.streak += 1;
+                lane.room.0.ring();
+                return Poll::Ready(Some(value));
+            }
+            if mutant("channel: look at the end last") {
+                closed = lane.ring.is_closed();
+            }
+            all_closed &= closed;
+            self.next_lane();
+        }
+        if all_closed { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn next_lane(&mut self) {
+        self.turn = (self.turn + 1) % self.lanes.len();
+        self.streak = 0;
+    }
+}
+
+/// Whether an end that was ready so many times in a row has to let others go first. If so, its task is woken.
+fn pauses(unbroken: &mut u32, cx: &Context<'_>) -> bool {
+    if *unbroken < UNBROKEN_MAX {
+        *unbroken += 1;
+        return false;
+    }
+    *unbroken = 0;
+    cx.waker().wake_by_ref();
+    true
+}
+
+/// The other side's bell, rung when this side goes.
+pub(super) struct RingAtEnd(Arc<Bell>);
+
+impl Drop for RingAtEnd {
+    fn drop(&mut self) {
+        if !mutant("channel: go in silence") {
+            self.0.ring();
+        }
+    }
+}
+
+impl<T: Send> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("is_closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Send> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len: usize = self.lanes.iter().map(|lane| lane.ring.len()).sum();
+        f.debug_struct("Receiver")
+            .field("senders", &self.lanes.len())
+            .field("len", &len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The receiver has gone. Gives the value back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SendError<T>(pub T);
+
+/// Why a value was not sent. Gives it back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TrySendError<T> {
+    /// There is no room for it now.
+    Full(T),
+    /// The receiver has gone.
+    Closed(T),
+}
+
+/// Why no value was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryRecvError {
+    /// There is none yet.
+    Empty,
+    /// Every sender has gone, and all they sent was taken.
+    Closed,
+}
+
+impl<T> TrySendError<T> {
+    /// The value.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        match self {
+            TrySendError::Full(value) | TrySendError::Closed(value) => value,
+        }
+    }
+}
+
+impl<T> fmt::Debug for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendError").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the receiver has gone")
+    }
+}
+
+impl<T> Error for SendError<T> {}
+
+impl<T> fmt::Debug for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrySendError::Full(_) => "Full(..)",
+            TrySendError::Closed(_) => "Closed(..)",
+        })
+    }
+}
+
+impl<T> fmt::Display for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrySendError::Full(_) => "the channel is full",
+            TrySendError::Closed(_) => "the receiver has gone",
+        })
+    }
+}
+
+impl<T> Error for TrySendError<T> {}
+
+impl fmt::Display for TryRecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TryRecvError::Empty => "the channel is empty",
+            TryRecvError::Closed => "every sender has gone",
+        })
+    }
+}
+
+impl Error for TryRecvError {}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::model::{self, block_on};
+
+    /// Two values through a channel for one: the sender waits for room, the receiver for values, and then for the end.
+    fn there_and_the_end() {
+        let (mut sender, mut receiver) = channel::<Box<u32>>(1);
+        let other = thread::spawn(move || {
+            block_on(async {
+                sender.send(Box::new(0)).await.expect("it is being read");
+                sender.send(Box::new(1)).await.expect("it is being read");
+            });
+        });
+        block_on(async {
+            assert_eq!(receiver.recv().await.as_deref(), Some(&0));
+            assert_eq!(receiver.recv().await.as_deref(), Some(&1));
+            assert_eq!(receiver.recv().await, None);
+        });
+        other.join().expect("it does not panic");
+    }
+
+    #[test]
+    fn loom_a_channel_waits_for_nothing_that_is_there() {
+        model::holds(there_and_the_end);
+    }
+
+    #[test]
+    fn loom_mutant_channel_without_second_look_for_values() {
+        model::catches("channel: no second look for values", there_and_the_end);
+    }
+
+    #[test]
+    fn loom_mutant_channel_without_second_look_for_room() {
+        model::catches("channel: no second look for room", there_and_the_end);
+    }
+
+    #[test]
+    fn loom_mutant_sender_goes_in_silence() {
+        model::catches("channel: go in silence", there_and_the_end);
+    }
+
+    #[test]
+    fn loom_mutant_channel_looks_at_the_end_last() {
+        model::catches("channel: look at the end last", there_and_the_end);
+    }
+
+    /// A receiver goes while its sender waits for room: the sender must be told, and what it had sent be dropped.
+    fn full_and_deserted() {
+        let (mut sender, receiver) = channel::<Arc<u32>>(1);
+        let kept = Arc::new(7);
+        sender.try_send(kept.clone()).expect("there is room for one");
+        let other = thread::spawn(move || drop(receiver));
+        let refused = block_on(sender.send(kept.clone()));
+        other.join().expect("it does not panic");
+        drop(refused);
+        assert_eq!(Arc::strong_count(&kept), 1, "a value lies in a ring that nobody reads");
+    }
+
+    #[test]
+    fn loom_a_sender_that_waits_is_told_of_the_end() {
+        model::holds(full_and_deserted);
+    }
+
+    #[test]
+    fn loom_mutant_receiver_goes_in_silence() {
+        model::catches("channel: go in silence", full_and_deserted);
+    }
+
+    /// Two senders of one receiver: neither's value is missed, and the end is the end of both.
+    #[test]
+    fn loom_one_receiver_hears_two_senders() {
+        model::holds(|| {
+            let values = Arc::new(Bell::new());
+            let (mut first, first_lane) = lane::<u32>(1, &values);
+            let (mut second, second_lane) = lane::<u32>(1, &values);
+            let mut receiver = Receiver::new(values, vec![first_lane, second_lane]);
+            let other = thread::spawn(move || drop(first.try_send(1)));
+            second.try_send(2).expect("there is room");
+            drop(second);
+            let sum = block_on(async {
+                let mut sum = 0;
+                while let Some(value) = receiver.recv().await {
+                    sum += value;
+                }
+                sum
+            });
+            assert_eq!(sum, 3);
+            other.join().expect("it does not panic");
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// Counts its drops.
+    #[derive(Debug)]
+    struct Counted(Arc<AtomicUsize>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts its wakes.
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn counting() -> (Arc<Count>, Waker) {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        (Arc::clone(&count), Waker::from(count))
+    }
+
+    #[test]
+    fn a_full_channel_and_a_closed_one_give_the_value_back() {
+        // A value that was neither sent nor given back would be lost without a word.
+        let (mut sender, mut receiver) = channel(2);
+        assert_eq!([1, 2].map(|n| sender.try_send(n)), [Ok(()), Ok(())]);
+        assert_eq!(sender.try_send(3), Err(TrySendError::Full(3)));
+        assert_eq!(receiver.try_recv(), Ok(1));
+        assert_eq!(sender.try_send(3), Ok(()));
+        drop(receiver);
+        assert_eq!(sender.try_send(4), Err(TrySendError::Closed(4)));
+        assert!(sender.is_closed() && sender.is_empty());
+    }
+
+    #[test]
+    fn what_was_sent_before_the_end_arrives_and_then_the_end() {
+        // A receiver that looked at the end first would lose what stands before it.
+        let (mut sender, mut receiver) = channel(4);
+        sender.try_send(1).expect("there is room");
+        assert_eq!(receiver.try_recv(), Ok(1));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        sender.try_send(2).expect("there is room");
+        drop(sender);
+        assert_eq!(receiver.try_recv(), Ok(2));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    }
+
+    #[test]
+    fn values_under_way_are_dropped_when_the_receiver_goes() {
+        // If they stayed in the ring until the sender goes, a question in it would keep its asker waiting for ever.
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (mut sender, mut receiver) = channel(4);
+        for _ in 0..3 {
+            sender.try_send(Counted(Arc::clone(&drops))).expect("there is room");
+        }
+        drop(receiver.try_recv().expect("there are three"));
+        drop(receiver);
+        assert_eq!(drops.load(Ordering::Relaxed), 3);
+        drop(sender);
+        assert_eq!(drops.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_burst_wakes_its_receiver_once() {
+        // A wake for each value would be a message to another core for each.
+        let (count, waker) = counting();
+        let (mut sender, mut receiver) = channel(64);
+        assert!(receiver.poll_recv(&mut Context::from_waker(&waker)).is_pending());
+        for n in 0..50 {
+            sender.try_send(n).expect("there is room");
+        }
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        let received = std::iter::from_fn(|| receiver.try_recv().ok());
+        assert!(received.eq(0..50));
+        sender.try_send(50).expect("there is room");
+        assert_eq!(count.0.load(Ordering::Relaxed), 1, "nobody waits, so nobody is woken");
+    }
+
+    #[test]
+    fn each_ring_is_read_in_its_turn() {
+        // One that is never empty would keep the receiver to itself, and the value of the other would wait for ever.
+        let values = Arc::new(Bell::new());
+        let (mut flood, first) = lane(1024, &values);
+        let (mut quiet, second) = lane(1024, &values);
+        let mut receiver = Receiver::new(values, vec![first, second]);
+        while flood.try_send("flood").is_ok() {}
+        quiet.try_send("quiet").expect("there is room");
+        let before = std::iter::from_fn(|| receiver.try_recv().ok()).position(|value| value == "quiet");
+        assert_eq!(before, Some(usize::try_from(STREAK_MAX).expect("it is small")));
+        drop(quiet);
+        assert_eq!(receiver.try_recv(), Ok("flood"), "the end of one is not the end of both");
+    }
+
+    #[test]
+    fn an_end_that_is_always_ready_lets_others_go_first() {
+        // A worker counts polls, so a poll that never ends is not bounded by anything else.
+        let (count, waker) = counting();
+        let mut cx = Context::from_waker(&waker);
+        let (mut sender, mut receiver) = channel(1024);
+        while sender.try_send(()).is_ok() {}
+        let taken = std::iter::repeat_with(|| receiver.poll_recv(&mut cx)).take_while(Poll::is_ready).count();
+        assert_eq!(taken, usize::try_from(UNBROKEN_MAX).expect("it is small"));
+        assert_eq!(count.0.load(Ordering::Relaxed), 1, "and comes back");
+        assert!(receiver.poll_recv(&mut cx).is_ready());
+    }
+}
