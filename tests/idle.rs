@@ -60,6 +60,43 @@ fn an_idle_runtime_makes_no_turns_and_uses_no_cpu() {
     }
 }
 
+/// Round trips to another worker until it has looked out for one and won, or `rounds` have been made. What the workers say then.
+fn round_trips(builder: Builder, rounds: u64) -> Vec<WorkerMetrics> {
+    let runtime = builder.pin(false).build().expect("this kernel has io_uring");
+    let (handle, watcher) = (runtime.handle(), runtime.handle());
+    runtime.block_on(async move {
+        let to = veloq::workers().last().expect("there is at least one");
+        for round in 0..rounds {
+            veloq::spawn_to(to, async move || round).await.expect("it does not panic");
+            if round % 256 == 0 && watcher.metrics().iter().any(|worker| worker.spins_won > 0) {
+                break;
+            }
+        }
+    });
+    handle.metrics()
+}
+
+/// Looking out for messages that do come soon must be learned, or each costs a sleep; where it is turned off, or there is
+/// nobody to look out for, it must not happen at all.
+#[test]
+fn a_worker_looks_out_for_messages_only_where_that_can_pay() {
+    let _turn = one_at_a_time();
+    let generous = Duration::from_millis(50);
+    if thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2) {
+        let workers = round_trips(Builder::new().workers(2).spin(generous), 100_000);
+        assert!(workers.iter().any(|worker| worker.spins_won > 0 && worker.spin_ns > 0), "{workers:?}");
+    }
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    for builder in [
+        Builder::new().workers(2).spin(Duration::ZERO),
+        Builder::new().workers(1).spin(generous),
+        Builder::new().workers(cpus + 1).spin(generous),
+    ] {
+        let workers = round_trips(builder, 500);
+        assert!(workers.iter().all(|worker| worker.spins == 0 && worker.spin_ns == 0), "{workers:?}");
+    }
+}
+
 /// A system call in each turn, to see whether there is anything, shows as entries that grow with the turns.
 #[test]
 fn a_turn_with_nothing_for_the_kernel_makes_no_system_call() {

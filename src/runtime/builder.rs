@@ -27,6 +27,7 @@ pub struct Builder {
     pub(super) pool: PoolConfig,
     pub(super) driver: DriverConfig,
     pub(super) drain_patience: Duration,
+    pub(super) spin: Duration,
     pub(super) thread_name: String,
 }
 
@@ -47,6 +48,7 @@ impl Builder {
             pool: PoolConfig::default(),
             driver: DriverConfig::default(),
             drain_patience: Duration::from_secs(5),
+            spin: Duration::from_micros(20),
             thread_name: "veloq".to_owned(),
         }
     }
@@ -123,6 +125,18 @@ impl Builder {
         self
     }
 
+    /// For how long a worker that has nothing to do looks at its doorbell before it sleeps, at most; 20 µs by default, and zero
+    /// turns it off.
+    ///
+    /// It looks only for messages of other workers and threads, only if the last waits show that they mostly come within this
+    /// time, and only if there is a CPU for each worker that nobody else uses. Waking a worker that sleeps takes some 60 µs, one
+    /// that looks less than one; the price is CPU time ([`WorkerMetrics::spin_ns`](super::WorkerMetrics::spin_ns)).
+    #[must_use]
+    pub fn spin(mut self, limit: Duration) -> Builder {
+        self.spin = limit;
+        self
+    }
+
     /// All settings of the drivers.
     #[must_use]
     pub fn driver(mut self, config: DriverConfig) -> Builder {
@@ -154,7 +168,7 @@ impl Builder {
     /// [`PlacementError`](super::PlacementError) for a placement that this machine does not have. What the kernel said if a thread, a pool
     /// or a ring cannot be had; where it is io_uring itself, the source is an
     /// [`Unavailable`](crate::io::driver::Unavailable) that names need, found and remedy.
-    pub fn build(self) -> io::Result<Runtime> {
+    pub fn build(mut self) -> io::Result<Runtime> {
         self.check()?;
         let machine = Machine {
             topology: Topology::read(),
@@ -162,6 +176,10 @@ impl Builder {
             parallelism: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
         let seats = seats(&self.placement, self.workers, &machine)?;
+        // Alone there is nobody to look out for; and with fewer CPUs than workers, whoever looks keeps another from its work.
+        if !(2..=machine.parallelism).contains(&seats.len()) {
+            self.spin = Duration::ZERO;
+        }
         Runtime::start(&self, &seats)
     }
 

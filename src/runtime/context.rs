@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::mesh::links::Links;
 use super::metrics::WorkerMetrics;
 use super::shared::Shared;
+use super::spin::Spinner;
 use super::task::{Executor, JoinHandle, Label, TaskRef};
 use super::timer::Timers;
 use super::worker_id::WorkerId;
@@ -39,6 +40,7 @@ pub(crate) struct Parts {
     pub(crate) turns: Cell<u64>,
     pub(crate) parks: Cell<u64>,
     pub(crate) timers_fired: Cell<u64>,
+    pub(crate) spinner: Spinner,
 }
 
 thread_local! {
@@ -157,12 +159,16 @@ impl Context {
         let driver = self.driver.counters();
         let tasks = self.executor.counters();
         let pool = self.pool.stats();
+        let (spins, spins_won, spin_ns) = self.spinner.counts();
         let (mesh_sent, mesh_received) = self.links.borrow().counts();
         WorkerMetrics {
             turns: self.turns.get(),
             polls: tasks.polls,
             tasks: tasks.alive as u64,
             parks: self.parks.get(),
+            spins,
+            spins_won,
+            spin_ns,
             kernel_entries: driver.entries,
             operations: driver.submitted,
             completions: driver.completions,

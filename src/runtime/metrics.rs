@@ -44,6 +44,12 @@ metrics! {
     tasks,
     /// Times the worker went to sleep.
     parks,
+    /// Times the worker looked around for a while before it would sleep ([`Builder::spin`](super::Builder::spin)).
+    spins,
+    /// Times it was rung meanwhile, and did not sleep.
+    spins_won,
+    /// Nanoseconds that it has spent so: CPU time in which nothing was done.
+    spin_ns,
     /// System calls that entered the ring.
     kernel_entries,
     /// Operations shown to the kernel.

@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `worker` | the turn: what a worker does, in which order, and how it ends |
+//! | `spin` | whether a worker without work looks around before it sleeps |
 //! | `context` | what code that runs on a worker can reach of it |
 //! | `task` | the task cell: one allocation from spawn to join, and who may touch which part of it |
 //! | `mesh` | rings, doorbells and mailboxes: how workers and other threads reach a worker |
@@ -41,6 +42,8 @@ mod runtime;
 mod sharded;
 #[cfg(not(loom))]
 pub(crate) mod shared;
+#[cfg(not(loom))]
+mod spin;
 pub(crate) mod task;
 #[cfg(not(loom))]
 pub(crate) mod task_local;

@@ -29,6 +29,7 @@ use super::handle::Handle;
 use super::mesh::mailbox::Mailbox;
 use super::placement::Seat;
 use super::shared::Shared;
+use super::spin::{Spinner, UnparkedAt};
 use super::timer::Clock;
 use super::worker::Worker;
 use super::worker_id::WorkerId;
@@ -230,6 +231,7 @@ struct WorkerParts {
     driver: DriverHandle,
     pool: Pool,
     mailbox: Arc<Mailbox>,
+    unparked_at: UnparkedAt,
 }
 
 impl WorkerParts {
@@ -239,12 +241,19 @@ impl WorkerParts {
         let pool = Pool::new(&builder.pool)?;
         driver.register_buffers(&pool, &builder.driver);
         let unparker = driver.unparker();
-        let mailbox = Mailbox::new(workers, move || unparker.unpark());
-        Ok(WorkerParts { driver, pool, mailbox })
+        let unparked_at = UnparkedAt::default();
+        let told = unparked_at.clone();
+        let mailbox = Mailbox::new(workers, move || {
+            told.set(Clock::System.now_ns());
+            unparker.unpark();
+        });
+        Ok(WorkerParts { driver, pool, mailbox, unparked_at })
     }
 
     fn into_worker(self, id: WorkerId, shared: Arc<Shared>, builder: &Builder) -> Worker {
-        Worker::new(id, shared, self.driver, self.pool, Clock::System, builder.budget)
+        let limit_ns = u64::try_from(builder.spin.as_nanos()).unwrap_or(u64::MAX);
+        let spinner = Spinner::new(limit_ns, self.unparked_at);
+        Worker::new(id, shared, self.driver, self.pool, Clock::System, builder.budget, spinner)
     }
 }
 

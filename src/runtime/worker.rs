@@ -10,7 +10,8 @@
 //!        fire due timers
 //!        publish what was sent, ring
 //! wait:  something ready?   one kernel entry that submits and reaps, or none if there is neither
-//!        nothing ready?     announce, look again, park: the same entry, but it sleeps
+//!        nothing ready?     look around for a moment, if that has paid lately (see `spin`);
+//!                           announce, look again, park: the same entry, but it sleeps
 //! ```
 //!
 //! One turn is at most one kernel entry: what the tasks submitted goes out by the very call that waits for answers.
@@ -26,6 +27,7 @@ use std::time::Duration;
 use super::context::{Context, Parts};
 use super::mesh::links::Links;
 use super::shared::Shared;
+use super::spin::Spinner;
 use super::task::Executor;
 use super::timer::{Clock, Timers};
 use super::worker_id::WorkerId;
@@ -59,6 +61,7 @@ impl Worker {
         pool: Pool,
         clock: Clock,
         budget: usize,
+        spinner: Spinner,
     ) -> Worker {
         let executor = Executor::new(Arc::clone(shared.mailbox(id)));
         let links = Links::new(id, Arc::clone(&shared)).into();
@@ -74,6 +77,7 @@ impl Worker {
             turns: Default::default(),
             parks: Default::default(),
             timers_fired: Default::default(),
+            spinner,
         };
         Worker { context: Context::new(parts), budget }
     }
@@ -118,12 +122,13 @@ impl Worker {
         let parts = &*self.context;
         let mailbox = parts.shared.mailbox(parts.id);
         let idle = !parts.executor.has_ready() && !parts.links.borrow().has_unfinished();
-        let parks = may_park && idle && mailbox.doorbell().announce_sleep().is_ok();
+        let parks = may_park && idle && !self.spins() && mailbox.doorbell().announce_sleep().is_ok();
         let entered = if parks {
             parts.parks.set(parts.parks.get() + 1);
             self.publish();
             let entered = parts.driver.park(parts.timers.next_deadline());
             mailbox.doorbell().wake_up();
+            parts.spinner.slept();
             entered
         } else {
             if parts.turns.get().is_multiple_of(TURNS_PER_PUBLICATION) {
@@ -135,6 +140,20 @@ impl Worker {
             // Nothing can be submitted or reaped any more, and what is in flight cannot be waited for.
             panic!("the kernel refuses to enter the ring of {:?}: {error}", parts.id);
         }
+    }
+
+    /// Looks around for a while before it sleeps, if that pays. Whether something has come, so that it need not sleep.
+    fn spins(&self) -> bool {
+        let parts = &*self.context;
+        if parts.spinner.would_spin() {
+            // What was submitted goes out first: no kernel entry follows while it looks. An error is met again by the park.
+            let entered = parts.driver.process_completions();
+            if entered.is_ok() && parts.executor.has_ready() {
+                return true;
+            }
+        }
+        let doorbell = parts.shared.mailbox(parts.id).doorbell();
+        parts.spinner.spin(doorbell, &parts.driver, parts.timers.next_deadline())
     }
 
     /// Whether another turn would find something to do without the kernel's help. For whoever takes turns of several.

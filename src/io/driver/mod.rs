@@ -160,6 +160,9 @@ pub(crate) trait Driver: Sized + 'static {
     /// `deadline_ns`.
     fn park(&mut self, slab: &mut StableSlab, deadline_ns: Option<u64>) -> io::Result<()>;
 
+    /// Whether `process_completions` would find an answer. Makes no system call.
+    fn has_news(&mut self) -> bool;
+
     /// Makes a pool's arena known to the kernel, and carves the receive ring out of it.
     fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig);
 
@@ -547,6 +550,11 @@ impl DriverHandle {
         };
         self.tell();
         result
+    }
+
+    /// Whether `process_completions` would find an answer. Makes no system call.
+    pub(crate) fn has_news(&self) -> bool {
+        on_backend!(&mut self.0.core.borrow_mut().backend, driver => driver.has_news())
     }
 
     /// Makes a pool the worker's, and its arena known to the kernel. What is refused stands in the capability report.

@@ -613,6 +613,11 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    fn has_news(&mut self) -> bool {
+        let now_ns = self.world.now_ns();
+        self.kernel.iter().any(|pending| pending.at_ns <= now_ns)
+    }
+
     fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) {
         if config.receive_buffers == 0 || config.without.contains(&"receive_ring") {
             self.capabilities.refused("receive_ring", "switched off", "set `DriverConfig::receive_buffers`");

@@ -460,6 +460,13 @@ impl Driver for UringDriver {
         Ok(())
     }
 
+    fn has_news(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let flagged = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        flagged || !self.ring.completion().is_empty()
+    }
+
     fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) {
         if config.without.contains(&"registered_buffers") {
             self.capabilities.refused(
