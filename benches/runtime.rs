@@ -20,6 +20,7 @@ use divan::counter::ItemsCount;
 use veloq::fs::File;
 use veloq::io::buf::FixedBuf;
 use veloq::io::op::misc::nop;
+use veloq::mesh;
 use veloq::runtime::{Builder, Handle};
 use veloq::task::yield_now;
 use veloq::time::timeout;
@@ -39,15 +40,17 @@ fn main() {
 }
 
 /// A runtime of two workers on threads of its own, for as long as the program runs.
-static RUNTIME: LazyLock<Handle> = LazyLock::new(|| {
+static RUNTIME: LazyLock<Handle> = LazyLock::new(|| start(Builder::new().workers(2)));
+
+fn start(builder: Builder) -> Handle {
     let (handles, handle) = std::sync::mpsc::channel();
     thread::spawn(move || {
-        let runtime = Builder::new().workers(2).build().expect("this kernel has io_uring");
+        let runtime = builder.build().expect("this kernel has io_uring");
         handles.send(runtime.handle()).expect("the program waits for it");
         runtime.block_on(std::future::pending::<()>());
     });
     handle.recv().expect("the runtime starts")
-});
+}
 
 /// Measures what `steps` does on worker 0, which is `count` steps.
 fn measure<F>(bencher: Bencher<'_, '_>, count: u64, steps: F)
@@ -171,6 +174,104 @@ fn round_trips_of_a_hundred(bencher: Bencher<'_, '_>) {
                 black_box(answer.await.expect("no panic"));
             }
         }
+    });
+}
+
+/// Values to the other worker, one after another, as fast as they go.
+#[divan::bench]
+fn channel_one_way(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        let (mut sender, mut receiver) = mesh::channel(1024);
+        let reads = spawn_to(WorkerId::new(1), async move || {
+            while let Some(step) = receiver.recv().await {
+                black_box(step);
+            }
+        });
+        for step in 0..SHORT_STEPS {
+            sender.send(step).await.expect("it is being read");
+        }
+        drop(sender);
+        reads.await.expect("no panic");
+    });
+}
+
+/// A value to the other worker and back, one at a time: both look out for it, if that has paid lately.
+#[divan::bench]
+fn channel_ping_pong(bencher: Bencher<'_, '_>) {
+    ping_pong(bencher, &RUNTIME, STEPS);
+}
+
+/// The same between workers that sleep.
+#[divan::bench]
+fn channel_ping_pong_asleep(bencher: Bencher<'_, '_>) {
+    static SLEEPY: LazyLock<Handle> = LazyLock::new(|| start(Builder::new().workers(2).spin(Duration::ZERO)));
+    ping_pong(bencher, &SLEEPY, STEPS / 10);
+}
+
+fn ping_pong(bencher: Bencher<'_, '_>, runtime: &Handle, count: u64) {
+    bencher.counter(ItemsCount::new(count)).bench(|| {
+        let work = async move || {
+            let (mut pings, mut pinged) = mesh::channel(16);
+            let (mut pongs, mut ponged) = mesh::channel(16);
+            let echo = spawn_to(WorkerId::new(1), async move || {
+                while let Some(step) = pinged.recv().await {
+                    pongs.send(step).await.expect("it is being read");
+                }
+            });
+            for step in 0..count {
+                pings.send(step).await.expect("it is being read");
+                black_box(ponged.recv().await);
+            }
+            drop(pings);
+            echo.await.expect("no panic");
+        };
+        wait(runtime.spawn_to(WorkerId::new(0), work)).expect("no panic");
+    });
+}
+
+/// Values of every worker to one, over a mesh.
+#[divan::bench]
+fn mesh_many_to_one(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        let mut ends = mesh::full(1024).into_iter().map(mesh::Mesh::split);
+        let (own, mut receiver) = ends.next().expect("there is worker 0");
+        let others: Vec<_> = veloq::workers()
+            .zip(std::iter::once(own).chain(ends.map(|(senders, _receiver)| senders)))
+            .map(|(worker, senders)| {
+                spawn_to(worker, async move || {
+                    let mut sender = senders.into_iter().next().expect("there is worker 0");
+                    for step in 0..SHORT_STEPS / 2 {
+                        sender.send(step).await.expect("it is being read");
+                    }
+                })
+            })
+            .collect();
+        while let Some(step) = receiver.recv().await {
+            black_box(step);
+        }
+        for other in others {
+            other.await.expect("no panic");
+        }
+    });
+}
+
+/// A question to the other worker and its answer, one at a time.
+#[divan::bench]
+fn question_and_answer(bencher: Bencher<'_, '_>) {
+    measure(bencher, STEPS, async || {
+        let (mut questions, mut asked) = mesh::channel::<(u64, mesh::Reply<u64>)>(16);
+        let answers = spawn_to(WorkerId::new(1), async move || {
+            while let Some((step, reply)) = asked.recv().await {
+                reply.send(step).expect("somebody waits");
+            }
+        });
+        for step in 0..STEPS {
+            let (reply, answer) = mesh::reply();
+            questions.send((step, reply)).await.expect("it is being read");
+            black_box(answer.await.expect("it is answered"));
+        }
+        drop(questions);
+        answers.await.expect("no panic");
     });
 }
 
