@@ -52,6 +52,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/mesh/reply.rs", "the place of a value passes between threads with a state word"),
     ("src/runtime/mesh/ring.rs", "slots are uninitialised memory that two threads hand to each other"),
     ("src/runtime/runtime.rs", "`block_on` runs a future that may borrow from its caller"),
+    (
+        "src/runtime/spawner/queue.rs",
+        "hands tasks on as pointers, which one thread at a time may push or take",
+    ),
     ("src/runtime/task/join.rs", "handles hold counted references to headers, and take the output"),
     ("src/runtime/task/executor.rs", "intrusive lists over headers that the owner's reference keeps"),
     ("src/runtime/task/raw.rs", "any thread may free a task's header, its owner alone touches its future"),

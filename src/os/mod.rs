@@ -6,7 +6,7 @@ mod linux;
 pub(crate) use linux::FileStatus;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Affinity, Cpu, Mapping, Topology, direct_alignment, is_direct, map, monotonic_ns, set_len,
+    Affinity, Cpu, Mapping, Topology, coarse_ns, direct_alignment, is_direct, map, monotonic_ns, set_len,
 };
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use linux::{captured, machines};

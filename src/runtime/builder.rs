@@ -24,6 +24,7 @@ pub struct Builder {
     pub(super) workers: Option<usize>,
     pub(super) placement: Placement,
     pub(super) budget: usize,
+    pub(super) steal: bool,
     pub(super) pool: PoolConfig,
     pub(super) driver: DriverConfig,
     pub(super) drain_patience: Duration,
@@ -45,6 +46,7 @@ impl Builder {
             workers: None,
             placement: Placement::Spread,
             budget: 64,
+            steal: true,
             pool: PoolConfig::default(),
             driver: DriverConfig::default(),
             drain_patience: Duration::from_secs(5),
@@ -82,6 +84,15 @@ impl Builder {
     #[must_use]
     pub fn budget(mut self, polls: usize) -> Builder {
         self.budget = polls;
+        self
+    }
+
+    /// Whether an idle worker takes tasks of [`spawn`](crate::spawn) and [`spawn_pinned`](crate::spawn_pinned) from workers
+    /// that have not come to run them. On by default. Without it they run where they were placed, and wait there behind
+    /// whatever is polled.
+    #[must_use]
+    pub fn steal(mut self, steal: bool) -> Builder {
+        self.steal = steal;
         self
     }
 

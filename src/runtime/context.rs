@@ -16,7 +16,7 @@ use super::metrics::WorkerMetrics;
 use super::shared::Shared;
 use super::spin::Spinner;
 use super::task::{Executor, JoinHandle, Label, TaskRef};
-use super::timer::Timers;
+use super::timer::{Clock, Timers};
 use super::worker_id::WorkerId;
 use crate::io::buf::{BufPool, Pool};
 use crate::io::driver::DriverHandle;
@@ -32,6 +32,7 @@ pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
     pub(crate) executor: Rc<Executor>,
     pub(crate) timers: Timers,
+    pub(crate) clock: Clock,
     pub(crate) driver: DriverHandle,
     pub(crate) pool: Pool,
     pub(crate) links: RefCell<Links>,
@@ -41,6 +42,10 @@ pub(crate) struct Parts {
     pub(crate) parks: Cell<u64>,
     pub(crate) timers_fired: Cell<u64>,
     pub(crate) spinner: Spinner,
+    pub(crate) placed: Cell<u64>,
+    pub(crate) steals: Cell<u64>,
+    pub(crate) steals_failed: Cell<u64>,
+    pub(crate) stolen: Cell<u64>,
 }
 
 thread_local! {
@@ -141,6 +146,34 @@ impl Context {
         handle
     }
 
+    /// Runs a future wherever there is time for it.
+    pub(crate) fn spawn<F>(&self, label: Label, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (task, handle) = TaskRef::new_stealable(future, label);
+        self.place(task);
+        handle
+    }
+
+    /// Runs `work` on a worker that has time for it.
+    pub(crate) fn spawn_pinned<F, Fut>(&self, label: Label, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let (task, handle) = TaskRef::new_pinned(work, label);
+        self.place(task);
+        handle
+    }
+
+    fn place(&self, task: TaskRef) {
+        self.placed.set(self.placed.get() + 1);
+        self.executor.place(task, self.clock.coarse_ns());
+    }
+
     /// Waits until `send` to that worker would not be refused.
     pub(crate) async fn room_to_send(&self, to: WorkerId) {
         if to != self.id {
@@ -178,6 +211,10 @@ impl Context {
             mesh_received,
             remote_wakes: tasks.wakes_remote,
             timers_fired: self.timers_fired.get(),
+            placed: self.placed.get(),
+            steals: self.steals.get(),
+            steals_failed: self.steals_failed.get(),
+            stolen: self.stolen.get(),
             cancels: driver.cancels,
             cancels_lost: driver.cancels_lost,
             descriptors_reclaimed: driver.descriptors_reclaimed,

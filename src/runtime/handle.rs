@@ -7,6 +7,7 @@ use super::metrics::WorkerMetrics;
 use super::placement::Seat;
 use super::shared::Shared;
 use super::task::{JoinHandle, Label, TaskRef};
+use super::timer::Clock;
 use super::worker_id::WorkerId;
 use crate::sync::Arc;
 
@@ -65,6 +66,43 @@ impl Handle {
         let (task, handle) = TaskRef::new_remote_at(work, mailbox, Label::here());
         mailbox.push(task);
         handle
+    }
+
+    /// Runs a future on whichever worker has time for it; see [`veloq::spawn`](crate::spawn). From a task of the runtime that function is
+    /// cheaper.
+    ///
+    /// On a runtime that has ended the future is dropped, and the handle answers with a cancelled
+    /// [`JoinError`](crate::task::JoinError).
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (task, handle) = TaskRef::new_stealable(future, Label::here());
+        self.place(task);
+        handle
+    }
+
+    /// Runs `work` on whichever worker comes to it first, where its future stays; see [`veloq::spawn_pinned`](crate::spawn_pinned).
+    ///
+    /// On a runtime that has ended the closure is dropped, and the handle answers with a cancelled
+    /// [`JoinError`](crate::task::JoinError).
+    #[track_caller]
+    pub fn spawn_pinned<F, Fut>(&self, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let (task, handle) = TaskRef::new_pinned(work, Label::here());
+        self.place(task);
+        handle
+    }
+
+    fn place(&self, task: TaskRef) {
+        let spawner = &self.shared.spawner;
+        spawner.send(spawner.choose_from_outside(Clock::System.coarse_ns()), task);
     }
 
     /// What each worker has done so far, by worker. Exact as of some recent turn of each.

@@ -40,7 +40,7 @@ metrics! {
     turns,
     /// Times a task was polled.
     polls,
-    /// Tasks that are not finished, now.
+    /// Tasks that are not finished, now: those that stay on this worker, and the stealable ones that were first polled here.
     tasks,
     /// Times the worker went to sleep.
     parks,
@@ -68,6 +68,14 @@ metrics! {
     remote_wakes,
     /// Timers that fired.
     timers_fired,
+    /// Tasks that code on this worker gave to the spawner to place, here or elsewhere.
+    placed,
+    /// Times this worker took tasks from another.
+    steals,
+    /// Times it looked for some in vain.
+    steals_failed,
+    /// Tasks that it took.
+    stolen,
     /// Cancellations asked of the kernel.
     cancels,
     /// Cancellations that came too late.

@@ -11,6 +11,7 @@
 //! | `task` | the task cell: one allocation from spawn to join, and who may touch which part of it |
 //! | `mesh` | rings, doorbells and mailboxes: how workers and other threads reach a worker |
 //! | `placement` | on which CPU each worker runs |
+//! | `spawner` | where a task goes that may run anywhere, and who steals it; the queue that thieves see |
 //! | `policy` | the scheduler's decisions, as pure functions |
 //! | `timer` | deadlines |
 //! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
@@ -42,6 +43,7 @@ mod runtime;
 mod sharded;
 #[cfg(not(loom))]
 pub(crate) mod shared;
+pub(crate) mod spawner;
 #[cfg(not(loom))]
 mod spin;
 pub(crate) mod task;

@@ -33,15 +33,11 @@
 //! - **The longest queue** ([`victim`]). A look at a length is a load, a theft is an exchange over a contended line: robbing the
 //!   first that has anything, as many schedulers do, takes many times as many thefts in a large house to share out what lies
 //!   with one of them.
-//! - **One searcher** ([`wakes_searcher`]). A push wakes a sleeper only if nobody is searching: who searches will find it, and
+//! - **One searcher** (see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is searching: who searches will find it, and
 //!   wakes the next when it has found something. So a burst wakes workers one after another, as many as there is work for, and
 //!   not all for the first task.
 //! - **Patience wears out** ([`passes`]). A worker whose searches came to nothing looks around fewer times before it parks; once
 //!   it always does. That last look is part of parking: it comes after the sleep is announced.
-#![cfg_attr(
-    any(not(test), loom),
-    expect(dead_code, reason = "decided and tested before there are tasks to move")
-)]
 
 use fastrand::Rng;
 
@@ -136,14 +132,6 @@ pub(crate) fn victim(
 /// every push that was not told of a sleeper.
 pub(crate) fn passes(failures: u32) -> u32 {
     PASSES_MAX.checked_shr(failures).unwrap_or(0).max(1)
-}
-
-/// Whether who makes work visible should wake a parked worker, to search for it.
-///
-/// Asked by whoever pushed a task where thieves see it (and does not ring its worker anyway), and by a searcher that left more
-/// than it can begin with at once, when it is no longer counted as searching. `searching` and `parked` are read after the push.
-pub(crate) fn wakes_searcher(searching: usize, parked: usize) -> bool {
-    searching == 0 && parked > 0
 }
 
 /// Two different workers, each pair as likely as any other. There are at least two.
@@ -381,10 +369,6 @@ mod tests {
             self.queues.len()
         }
 
-        fn parked(&self) -> usize {
-            self.parked.iter().filter(|parked| **parked).count()
-        }
-
         /// A task arrives at a worker. The worker is rung, or another is woken for it.
         fn push(&mut self, to: usize, steps: u32) {
             self.queues[to].push_back(steps);
@@ -396,9 +380,7 @@ mod tests {
         }
 
         fn wake_one(&mut self) {
-            if wakes_searcher(0, self.parked())
-                && let Some(sleeper) = self.parked.iter().position(|parked| *parked)
-            {
+            if let Some(sleeper) = self.parked.iter().position(|parked| *parked) {
                 self.parked[sleeper] = false;
                 self.woken += 1;
             }
@@ -515,13 +497,5 @@ mod tests {
             let (placed, stolen, _) = under_load(workers, 30, true);
             assert!(stolen * 3 < placed, "{workers} workers at 30 %: {stolen} of {placed}");
         }
-    }
-
-    // A push that wakes a sleeper each time makes a sleeping house pay a system call for each task of a burst.
-    #[test]
-    fn nobody_is_woken_while_somebody_searches_or_nobody_sleeps() {
-        assert!(wakes_searcher(0, 1));
-        assert!(!wakes_searcher(1, 5));
-        assert!(!wakes_searcher(0, 0));
     }
 }

@@ -29,6 +29,7 @@ use super::handle::Handle;
 use super::mesh::mailbox::Mailbox;
 use super::placement::Seat;
 use super::shared::Shared;
+use super::spawner::Spawner;
 use super::spin::{Spinner, UnparkedAt};
 use super::timer::Clock;
 use super::worker::Worker;
@@ -41,7 +42,7 @@ use crate::sync::Arc;
 /// The workers of a program. Made by [`Builder`]; bound to the thread that built it, which becomes worker 0.
 pub struct Runtime {
     worker: Option<Worker>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
     capabilities: Capabilities,
     /// The affinity to give back to the calling thread.
@@ -63,19 +64,19 @@ impl Runtime {
     pub(super) fn start(builder: &Builder, seats: &[Option<Seat>]) -> io::Result<Runtime> {
         let workers = seats.len();
         let cpu_of = |worker: usize| seats[worker].map(|seat| Affinity::only(seat.cpu));
+        let spawner = Spawner::new(workers, builder.steal);
         let (report, reports) = mpsc::channel();
         let mut starts = Vec::new();
         let mut threads = Vec::new();
         for index in 1..workers {
             let (start, started) = mpsc::channel::<Arc<Shared>>();
             let (report, builder, cpu) = (report.clone(), builder.clone(), cpu_of(index));
+            let spawner = Arc::clone(&spawner);
             let name = format!("{}-{index}", builder.thread_name);
             let thread = thread::Builder::new().name(name);
-            threads.push(
-                thread.spawn(move || {
-                    run_worker(WorkerId::new(index), &builder, workers, cpu, report, &started)
-                })?,
-            );
+            threads.push(thread.spawn(move || {
+                run_worker(WorkerId::new(index), &builder, &spawner, cpu, report, &started)
+            })?);
             starts.push(start);
         }
         drop(report);
@@ -83,7 +84,7 @@ impl Runtime {
         let caller = cpu.map(|_| Affinity::of_this_thread()).transpose()?;
         let parts = {
             let _there_and_back = caller.zip(cpu).map(|(caller, cpu)| Visit::to(cpu, caller));
-            WorkerParts::make(builder, workers)?
+            WorkerParts::make(builder, &spawner, 0)?
         };
         let mut mailboxes = vec![Some(Arc::clone(&parts.mailbox))];
         mailboxes.resize(workers, None);
@@ -92,8 +93,9 @@ impl Runtime {
             mailboxes[id.index()] = Some(ready?);
         }
         let mailboxes = mailboxes.into_iter().map(|mailbox| mailbox.expect("every thread has reported"));
-        let shared =
-            Arc::new(Shared::new(mailboxes.collect(), builder.drain_patience).with_seats(seats.into()));
+        let shared = Arc::new(
+            Shared::new(spawner, mailboxes.collect(), builder.drain_patience).with_seats(seats.into()),
+        );
         for start in starts {
             start.send(Arc::clone(&shared)).expect("a thread that reported waits for its start");
         }
@@ -235,7 +237,7 @@ struct WorkerParts {
 }
 
 impl WorkerParts {
-    fn make(builder: &Builder, workers: usize) -> io::Result<WorkerParts> {
+    fn make(builder: &Builder, spawner: &Arc<Spawner>, worker: usize) -> io::Result<WorkerParts> {
         let backend = PlatformDriver::new(&builder.driver)?;
         let driver = DriverHandle::new(backend, &builder.driver);
         let pool = Pool::new(&builder.pool)?;
@@ -243,7 +245,7 @@ impl WorkerParts {
         let unparker = driver.unparker();
         let unparked_at = UnparkedAt::default();
         let told = unparked_at.clone();
-        let mailbox = Mailbox::new(workers, move || {
+        let mailbox = Mailbox::new(spawner, worker, move || {
             told.set(Clock::System.now_ns());
             unparker.unpark();
         });
@@ -261,7 +263,7 @@ impl WorkerParts {
 fn run_worker(
     id: WorkerId,
     builder: &Builder,
-    workers: usize,
+    spawner: &Arc<Spawner>,
     cpu: Option<Affinity>,
     report: mpsc::Sender<(WorkerId, io::Result<Arc<Mailbox>>)>,
     started: &mpsc::Receiver<Arc<Shared>>,
@@ -269,7 +271,7 @@ fn run_worker(
     // First of all, so that the ring's and the pool's memory is this CPU's. A CPU that the process may not use any more is
     // no reason to fail: the worker then runs where it may.
     let _pinned = cpu.map(|cpu| cpu.apply_to_this_thread());
-    let parts = match WorkerParts::make(builder, workers) {
+    let parts = match WorkerParts::make(builder, spawner, id.index()) {
         Ok(parts) => parts,
         Err(error) => return drop(report.send((id, Err(error)))),
     };

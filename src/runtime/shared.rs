@@ -1,4 +1,4 @@
-//! What the workers of one runtime share. It is all here: mailboxes, the places where new rings change hands, a stop
+//! What the workers of one runtime share. It is all here: mailboxes, stealable queues, the places where new rings change hands, a stop
 //! flag, and each worker's published counters.
 
 use std::sync::Mutex;
@@ -11,6 +11,7 @@ use super::mesh::ring::Consumer;
 use super::mesh::room::Room;
 use super::metrics::Published;
 use super::placement::Seat;
+use super::spawner::Spawner;
 use super::task::TaskRef;
 use super::worker_id::WorkerId;
 use crate::sync::Arc;
@@ -21,6 +22,8 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(crate) struct Shared {
     /// Where each worker gets what other threads have for it.
     pub(crate) mailboxes: Box<[Arc<Mailbox>]>,
+    /// Who places tasks among the workers, and lets them steal from each other.
+    pub(crate) spawner: Arc<Spawner>,
     /// For each ordered pair of workers, sender times number of workers plus receiver: how their ring begins.
     pairs: Box<[Pair]>,
     /// Each worker's counters, written by it alone.
@@ -46,10 +49,15 @@ struct Pair {
 
 impl Shared {
     /// The block for these workers.
-    pub(crate) fn new(mailboxes: Box<[Arc<Mailbox>]>, drain_patience: Duration) -> Shared {
+    pub(crate) fn new(
+        spawner: Arc<Spawner>,
+        mailboxes: Box<[Arc<Mailbox>]>,
+        drain_patience: Duration,
+    ) -> Shared {
         let workers = mailboxes.len();
         Shared {
             mailboxes,
+            spawner,
             pairs: (0..workers * workers).map(|_| Pair::default()).collect(),
             published: (0..workers).map(|_| CachePadded::default()).collect(),
             stopping: AtomicBool::new(false),

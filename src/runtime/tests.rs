@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::mesh::mailbox::Mailbox;
 use super::sharded::{CallError, Sharded};
 use super::shared::Shared;
+use super::spawner::Spawner;
 use super::spin::{Spinner, UnparkedAt};
 use super::task::{JoinHandle, TaskRef};
 use super::timer::Clock;
@@ -33,8 +34,9 @@ impl Crew {
     fn new(count: usize, seed: u64) -> Crew {
         let world = SimWorld::new(seed, Faults::SOME);
         let config = DriverConfig::default();
-        let mailboxes: Box<[_]> = (0..count).map(|_| Mailbox::new(count, || ())).collect();
-        let shared = Arc::new(Shared::new(mailboxes, Duration::from_secs(5)));
+        let spawner = Spawner::new(count, true);
+        let mailboxes: Box<[_]> = (0..count).map(|worker| Mailbox::new(&spawner, worker, || ())).collect();
+        let shared = Arc::new(Shared::new(spawner, mailboxes, Duration::from_secs(5)));
         let workers = (0..count).map(|index| {
             let sim = SimDriver::new(&world, &config).expect("a simulated driver needs nothing");
             let driver = DriverHandle::new(PlatformDriver::Sim(sim), &config);
@@ -328,4 +330,32 @@ fn a_service_is_stopped_behind_its_last_call() {
         crew.end();
     }
     assert!(refused > 0, "no stop came in the middle");
+}
+
+/// A thousand tasks are sent to a worker that sits in a poll which ends when all of them have run. If they lay where only that worker sees
+/// them, or a push woke nobody although somebody sleeps, this would hang.
+#[test]
+fn a_thousand_tasks_aimed_at_a_blocked_worker_finish_before_its_poll_returns() {
+    let runtime = super::Builder::new().workers(2).pin(false).build().expect("this kernel has io_uring");
+    let shared = Arc::clone(&runtime.shared);
+    runtime.block_on(async move {
+        let (blocks, blocked) = std::sync::mpsc::channel();
+        let (ran, all_ran) = std::sync::mpsc::channel();
+        let stuck = spawn_to(WorkerId::new(1), async move || {
+            blocks.send(()).expect("the test waits for it");
+            (0..1_000).map(|_| all_ran.recv().expect("a task was dropped")).sum::<u64>()
+        });
+        // From a thread of its own: this worker must be free to steal.
+        let aims = std::thread::spawn(move || {
+            blocked.recv().expect("it blocks");
+            for n in 0..1_000 {
+                let ran = ran.clone();
+                let work = async move { ran.send(n).expect("the poll waits for it") };
+                let (task, _detached) = TaskRef::new_stealable(work, super::task::Label::here());
+                shared.spawner.send(1, task);
+            }
+        });
+        assert_eq!(stuck.await.expect("it does not panic"), 499_500);
+        aims.join().expect("it does not panic");
+    });
 }

@@ -10,7 +10,7 @@
 //!        fire due timers
 //!        publish what was sent, ring
 //! wait:  something ready?   one kernel entry that submits and reaps, or none if there is neither
-//!        nothing ready?     look around for a moment, if that has paid lately (see `spin`);
+//!        nothing ready?     steal; nothing to steal? look around for a moment, if that has paid lately (see `spin`);
 //!                           announce, look again, park: the same entry, but it sleeps
 //! ```
 //!
@@ -19,13 +19,20 @@
 //! **Fairness.** The budget bounds how many polls come between two looks at the driver, and [`SLICE_NS`] how long: a task
 //! that always yields delays arriving data and due timers by one budget, a few long polls by one slice.
 //!
+//! **Stealing.** Only a worker without anything ready looks at other workers' queues; when, and why no task is slept through,
+//! is told in [`spawner`](super::spawner). A search that is lost to others, or meets a queue that is just being emptied, is
+//! repeated a few times; if there is still something to be seen, the worker sleeps for [`BACK_OFF_NS`], longer each time,
+//! instead of turning on the spot.
+//!
 //! **Tear-down** ([`Worker::end`]): refuse new work, drop futures here, drop what the mesh still holds, cancel every
 //! operation and reap until the kernel holds nothing of ours; what it will not give back is leaked, counted and reported.
 
 use std::time::Duration;
 
 use super::context::{Context, Parts};
+use super::mesh::doorbell::WokenAs;
 use super::mesh::links::Links;
+use super::policy;
 use super::shared::Shared;
 use super::spin::Spinner;
 use super::task::Executor;
@@ -42,6 +49,12 @@ const POLLS_PER_LOOK: usize = 16;
 /// notice in a service's tail latency.
 const SLICE_NS: u64 = 500_000;
 
+/// How long a worker sleeps after a search that found nothing although there was something to be seen: about what waking it costs.
+const BACK_OFF_NS: u64 = 50_000;
+
+/// How often that time is doubled: up to 1.6 ms, the time slice of a thread that was interrupted in the middle of sending a task.
+const BACK_OFF_DOUBLINGS: u32 = 5;
+
 /// Turns between two publications of the counters by a busy worker. An idle one publishes before it sleeps.
 const TURNS_PER_PUBLICATION: u64 = 64;
 
@@ -50,6 +63,8 @@ const TURNS_PER_PUBLICATION: u64 = 64;
 pub(crate) struct Worker {
     context: Context,
     budget: usize,
+    /// Searches in a row that found nothing.
+    failures: u32,
 }
 
 impl Worker {
@@ -69,7 +84,8 @@ impl Worker {
             id,
             shared,
             executor,
-            timers: Timers::new(clock),
+            timers: Timers::new(clock.clone()),
+            clock,
             driver,
             pool,
             links,
@@ -78,8 +94,12 @@ impl Worker {
             parks: Default::default(),
             timers_fired: Default::default(),
             spinner,
+            placed: Default::default(),
+            steals: Default::default(),
+            steals_failed: Default::default(),
+            stolen: Default::default(),
         };
-        Worker { context: Context::new(parts), budget }
+        Worker { context: Context::new(parts), budget, failures: 0 }
     }
 
     /// What code on this worker sees of it.
@@ -106,6 +126,12 @@ impl Worker {
     /// Runs ready tasks up to the budget or the slice.
     fn run_ready(&self) {
         let executor = &self.context.executor;
+        if !executor.has_ready() {
+            return;
+        }
+        let parts = &*self.context;
+        let ready = executor.pinned_ready();
+        parts.shared.spawner.note_polling(parts.id.index(), ready, parts.clock.coarse_ns());
         let mut left = self.budget;
         left -= executor.run(left.min(POLLS_PER_LOOK));
         if left == 0 || !executor.has_ready() {
@@ -119,15 +145,21 @@ impl Worker {
 
     /// The second half of a turn: the kernel. Sleeps only if nothing is ready and `may_park`. The worker must be entered.
     pub(crate) fn wait(&mut self, may_park: bool) {
+        let is_idle = {
+            let parts = &*self.context;
+            !parts.executor.has_ready() && !parts.links.borrow().has_unfinished()
+        };
+        let is_idle = is_idle && !self.steal();
         let parts = &*self.context;
         let mailbox = parts.shared.mailbox(parts.id);
-        let idle = !parts.executor.has_ready() && !parts.links.borrow().has_unfinished();
-        let parks = may_park && idle && !self.spins() && mailbox.doorbell().announce_sleep().is_ok();
-        let entered = if parks {
+        let announces = may_park && is_idle && !self.spins();
+        let deadline =
+            if announces && mailbox.doorbell().announce_sleep().is_ok() { self.sleeps_until() } else { None };
+        let entered = if let Some(deadline) = deadline {
             parts.parks.set(parts.parks.get() + 1);
+            parts.shared.spawner.note_parking(parts.id.index());
             self.publish();
-            let entered = parts.driver.park(parts.timers.next_deadline());
-            mailbox.doorbell().wake_up();
+            let entered = parts.driver.park(deadline);
             parts.spinner.slept();
             entered
         } else {
@@ -136,9 +168,12 @@ impl Worker {
             }
             parts.driver.process_completions()
         };
+        if announces && mailbox.doorbell().wake_up() == WokenAs::Searcher {
+            self.search();
+        }
         if let Err(error) = entered {
             // Nothing can be submitted or reaped any more, and what is in flight cannot be waited for.
-            panic!("the kernel refuses to enter the ring of {:?}: {error}", parts.id);
+            panic!("the kernel refuses to enter the ring of {:?}: {error}", self.context.id);
         }
     }
 
@@ -156,12 +191,51 @@ impl Worker {
         parts.spinner.spin(doorbell, &parts.driver, parts.timers.next_deadline())
     }
 
+    /// The last look before a park, after the announcement: `None` if there is something to steal, else until when to sleep.
+    fn sleeps_until(&self) -> Option<Option<u64>> {
+        let parts = &*self.context;
+        let deadline = parts.timers.next_deadline();
+        if !parts.shared.spawner.needs_searcher(parts.id.index()) {
+            return Some(deadline);
+        }
+        // After the first failure the policy is to try again at once.
+        let doublings = self.failures.checked_sub(2)?.min(BACK_OFF_DOUBLINGS);
+        let later = parts.clock.now_ns() + (BACK_OFF_NS << doublings);
+        Some(Some(deadline.map_or(later, |deadline| deadline.min(later))))
+    }
+
+    /// Takes from other workers, if there is something and nobody else is at it. Whether that brought something to run.
+    fn steal(&mut self) -> bool {
+        let parts = &*self.context;
+        let spawner = &parts.shared.spawner;
+        spawner.needs_searcher(parts.id.index()) && spawner.try_search() && self.search()
+    }
+
+    /// Takes from other workers, as the searcher. Whether that brought something to run.
+    fn search(&mut self) -> bool {
+        let parts = &*self.context;
+        let passes = policy::passes(self.failures);
+        let taken = (0..passes).map(|_| parts.executor.rob()).find(|taken| *taken > 0).unwrap_or(0);
+        parts.shared.spawner.end_search(parts.id.index(), taken);
+        if taken == 0 {
+            parts.steals_failed.set(parts.steals_failed.get() + 1);
+            self.failures += 1;
+            return false;
+        }
+        parts.steals.set(parts.steals.get() + 1);
+        parts.stolen.set(parts.stolen.get() + taken as u64);
+        self.failures = 0;
+        true
+    }
+
     /// Whether another turn would find something to do without the kernel's help. For whoever takes turns of several.
     #[cfg(test)]
     pub(crate) fn has_work(&self) -> bool {
         let parts = &*self.context;
-        let rung = parts.shared.mailbox(parts.id).doorbell().announce_sleep().is_err();
-        parts.shared.mailbox(parts.id).doorbell().wake_up();
+        let doorbell = parts.shared.mailbox(parts.id).doorbell();
+        let rung = doorbell.announce_sleep().is_err();
+        let woken = doorbell.wake_up();
+        assert_eq!(woken, WokenAs::Itself, "nobody summons it meanwhile: there is one thread");
         rung || parts.executor.has_ready() || parts.links.borrow().has_unfinished()
     }
 

@@ -67,6 +67,35 @@ impl Builder {
         Context::current().spawn_to_as(self.label(), worker, work)
     }
 
+    /// Runs a future wherever there is time for it; see [`spawn`](super::spawn()).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn spawn<F>(self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Context::current().spawn(self.label(), future)
+    }
+
+    /// Runs `work` on a worker that has time for it; see [`spawn_pinned`](super::spawn_pinned).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn spawn_pinned<F, Fut>(self, work: F) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        Context::current().spawn_pinned(self.label(), work)
+    }
+
     #[track_caller]
     fn label(self) -> Label {
         match self.name {

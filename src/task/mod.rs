@@ -4,7 +4,8 @@
 //! yields what the task returned, or a [`JoinError`] that says why it did not: a panic ends its task and nothing else.
 //!
 //! A task stays on the worker on which it was first polled; its future is polled and dropped there and nowhere else. So it may
-//! hold an `Rc`, a socket or a file. The handle may go anywhere, if what the task returns may.
+//! hold an `Rc`, a socket or a file. Only what [`spawn`] started may move: its future is `Send`, and one worker at a time
+//! polls it. The handle may go anywhere, if what the task returns may.
 
 #[cfg(not(loom))]
 mod builder;
@@ -24,5 +25,5 @@ pub use crate::runtime::task_local::{NotInScope, TaskLocal, TaskScope};
 pub use builder::Builder;
 pub use cancel::{CancelToken, Cancelled};
 #[cfg(not(loom))]
-pub use spawn::{on_every_worker, spawn_local, spawn_to};
+pub use spawn::{on_every_worker, spawn, spawn_local, spawn_pinned, spawn_to};
 pub use yield_now::yield_now;

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`spawn_local`] | any `'static` future | here |
 //! | [`spawn_to`] | a `Send` closure; its future need not be `Send` | there |
+//! | [`spawn_pinned`] | the same | where there is time for it; once it has started, it stays |
+//! | [`spawn`] | a `Send` future | where there is time for it, whenever it is ready |
 //! | [`on_every_worker`] | a `Send` closure that can be called on each worker | everywhere |
 
 use std::future::{Future, poll_fn};
@@ -14,6 +16,7 @@ use std::task::Poll;
 use super::JoinHandle;
 use crate::runtime::WorkerId;
 use crate::runtime::context::Context;
+use crate::runtime::task::Label;
 
 /// Runs a future as a task of this worker, where it stays. It may hold `Rc`s and do I/O.
 ///
@@ -62,6 +65,90 @@ where
     Fut::Output: Send + 'static,
 {
     Context::current().spawn_to(worker, work)
+}
+
+/// Runs a future on whichever worker has time for it. It starts on the less busy of two workers drawn at random, and whenever
+/// it is ready and its worker is not there to poll it, an idle one takes it over. For computations, and for waiting on others' answers.
+///
+/// Between two polls the future may move, so it must be `Send`; it is polled by one worker at a time, and dropped on a worker. A task that
+/// was started and not finished when the runtime ends is dropped by a worker; one that never started, possibly by whoever spawned it.
+///
+/// **Sockets, files and what they return while they work are not `Send`:** an operation belongs to the ring of one worker,
+/// and so does all that holds it. A future that does I/O goes by another call:
+///
+/// | the task | call |
+/// |---|---|
+/// | has sockets or files already | [`spawn_local`]: it stays where they are |
+/// | opens them itself, anywhere | [`spawn_pinned`]: it may travel until it starts |
+/// | opens them itself, on a certain worker | [`spawn_to`] |
+///
+/// Timers, channels, [`JoinHandle`]s and [`CancelToken`](super::CancelToken)s are `Send` and move with the task.
+///
+/// ```
+/// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
+/// let sums: Vec<_> = (0..4u64)
+///     .map(|part| veloq::spawn(async move { (part * 1000..(part + 1) * 1000).sum::<u64>() }))
+///     .collect();
+/// let mut total = 0;
+/// for sum in sums {
+///     total += sum.await.expect("it does not panic");
+/// }
+/// assert_eq!(total, 7_998_000);
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// This does not compile, since a file that one worker has opened would be read by another:
+///
+/// ```compile_fail
+/// async fn length(file: veloq::fs::File) -> std::io::Result<u64> {
+///     Ok(file.metadata().await?.len())
+/// }
+/// # async fn f(file: veloq::fs::File) {
+/// veloq::spawn(length(file));
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// If no worker runs on this thread; [`Handle::spawn`](crate::runtime::Handle::spawn) is for other threads.
+#[track_caller]
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    Context::current().spawn(Label::here(), future)
+}
+
+/// Runs `work` on whichever worker has time for it: the closure may travel until it is called, and the future that it makes
+/// stays on the worker that called it. So the future may do I/O and hold `Rc`s, if it makes them itself.
+///
+/// ```
+/// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("hello");
+/// let written = veloq::spawn_pinned(async move || {
+///     let file = veloq::fs::File::create(path).await?;
+///     file.write_at(Vec::from("hello"), 0).await.0
+/// });
+/// assert_eq!(written.await??, 5);
+/// # Ok::<(), std::io::Error>(())
+/// # })?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+///
+/// If no worker runs on this thread; [`Handle::spawn_pinned`](crate::runtime::Handle::spawn_pinned) is for other threads.
+#[track_caller]
+pub fn spawn_pinned<F, Fut>(work: F) -> JoinHandle<Fut::Output>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future + 'static,
+    Fut::Output: Send + 'static,
+{
+    Context::current().spawn_pinned(Label::here(), work)
 }
 
 /// Runs `work` on every worker, this one included, and waits for all. The first error is returned at once, and the

@@ -8,7 +8,7 @@ mod status;
 mod topology;
 
 pub(crate) use affinity::Affinity;
-pub(crate) use clock::monotonic_ns;
+pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use file::{direct_alignment, is_direct, set_len};
 pub(crate) use map::Mapping;
 pub(crate) use status::FileStatus;

@@ -10,11 +10,11 @@
 //! ```text
 //!   sender                                     receiver
 //!   ──────                                     ────────
-//! s1  publish the message                    r1  sleeping := true
+//! s1  publish the message                    r1  rest := asleep
 //! s2  before := fetch_or(bit)                r2  fence(SeqCst)
-//!     bit was set? ─▶ done                   r3  any bit set? ─▶ sleeping := false, do not park
+//!     bit was set? ─▶ done                   r3  any bit set? ─▶ go to r5, do not park
 //! s3  fence(SeqCst)                          r4  park in the driver (until unparked, a completion, a timer)
-//! s4  sleeping? swap(false) was true?        r5  sleeping := false
+//! s4  rest: asleep ─▶ awake? was it we?      r5  rest := awake
 //!     ─▶ call the unparker                   r6  before := swap(0) for each word, read those rings
 //! ```
 //!
@@ -23,7 +23,7 @@
 //! announcement r1 is seen by s4, and the sender unparks. Leave out either fence, or r3, and both may look past each
 //! other.
 //!
-//! **One wake per burst.** Senders that see the announcement compete for it with a swap; one gets it, the others know
+//! **One wake per burst.** Senders that see the announcement compete for it with an exchange; one gets it, the others know
 //! that it calls the unparker. An awake receiver costs a ringer no system call. An unparker that is called late, after the
 //! receiver woke for another reason, wakes it once for nothing; that is the only price of a lost race.
 //!
@@ -37,6 +37,12 @@
 //! The debt has one consequence to know: while the first ringer of a burst is descheduled between s2 and s4, a parked
 //! receiver sleeps on, and later ringers of that bit rely on it. For a mesh bit there is only one ringer.
 //!
+//! # Summons
+//!
+//! Who makes work visible to thieves wakes one sleeper to search for it (see [`spawner`](crate::runtime::spawner)). The sleeper must know:
+//! the role of the searcher comes with the wake. So it is the announcement that is exchanged once more, *asleep* for *summoned*, and
+//! r5 finds it. Whoever exchanges it, ringer or summoner, unparks; the other does not.
+//!
 //! # After closing
 //!
 //! The control word's second bit is set once, by [`Doorbell::close`], and is the only place that says so. As ringing the
@@ -47,8 +53,8 @@ use std::fmt;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use crate::sync::atomic::{AtomicBool, AtomicUsize, fence};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU8, AtomicUsize, fence};
 use crate::sync::mutant;
 
 /// The bitmap, the announcement, and the way to wake the receiver.
@@ -57,8 +63,9 @@ pub(crate) struct Doorbell {
     control: CachePadded<AtomicUsize>,
     /// One bit for each sending worker. Padded, so that a word is a line that only its senders and the receiver touch.
     senders: Box<[CachePadded<AtomicUsize>]>,
-    /// Set while the receiver is about to park or parked; taken back by whoever is to unpark it.
-    sleeping: CachePadded<AtomicBool>,
+    /// [`AWAKE`], [`ASLEEP`] or [`SUMMONED`]. The second while the receiver is about to park or parked, until somebody takes it
+    /// upon himself to unpark it.
+    rest: CachePadded<AtomicU8>,
     /// Wakes the receiver out of its park, or makes its next park return at once. Must work for as long as the doorbell
     /// exists, even when the receiver's driver is gone: it owns what it writes to.
     unpark: Box<dyn Fn() + Send + Sync>,
@@ -68,14 +75,26 @@ pub(crate) struct Doorbell {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rung;
 
-/// Whether the receiver had closed when the control bit was rung.
+/// What a ringer of the control bit learns of the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Receiver {
-    /// It will take the bit.
+    /// It will take the bit in its next turn.
     Open,
+    /// The same; it slept, and this ring has woken it.
+    Woken,
     /// It will never look again.
     Closed,
+}
+
+/// How the receiver comes back from its sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum WokenAs {
+    /// As it went.
+    Itself,
+    /// As the searcher.
+    Searcher,
 }
 
 impl Doorbell {
@@ -86,7 +105,7 @@ impl Doorbell {
         Doorbell {
             control: CachePadded::new(AtomicUsize::new(0)),
             senders: (0..words).map(|_| CachePadded::new(AtomicUsize::new(0))).collect(),
-            sleeping: CachePadded::new(AtomicBool::new(false)),
+            rest: CachePadded::new(AtomicU8::new(AWAKE)),
             unpark: Box::new(unpark),
         }
     }
@@ -97,41 +116,67 @@ impl Doorbell {
     ///
     /// If the doorbell was made for fewer senders.
     pub(crate) fn ring(&self, sender: usize) {
-        self.strike(&self.senders[sender / BITS], 1 << (sender % BITS));
+        let _ = self.strike(&self.senders[sender / BITS], 1 << (sender % BITS));
     }
 
     /// Tells the receiver that the remote list has something, or that it should look around. Publish first.
     pub(crate) fn ring_remote(&self) -> Receiver {
-        if self.strike(&self.control, REMOTE) & CLOSED == 0 { Receiver::Open } else { Receiver::Closed }
+        match self.strike(&self.control, REMOTE) {
+            (before, _) if before & CLOSED != 0 => Receiver::Closed,
+            (_, true) => Receiver::Woken,
+            (_, false) => Receiver::Open,
+        }
     }
 
-    /// Sets `bit` and does what the module's text argues. Returns the word as it was.
-    fn strike(&self, word: &AtomicUsize, bit: usize) -> usize {
+    /// Tells the receiver that the remote list has something for which it need not be woken. Publish first.
+    pub(crate) fn leave_word(&self) -> Receiver {
+        // As in `strike`; the receiver does not look at this bit before it sleeps, so there is nothing to fence.
+        let before = self.control.fetch_or(UNHURRIED, AcqRel);
+        if before & CLOSED == 0 { Receiver::Open } else { Receiver::Closed }
+    }
+
+    /// Sets `bit` and does what the module's text argues. Returns the word as it was, and whether this has unparked the receiver.
+    fn strike(&self, word: &AtomicUsize, bit: usize) -> (usize, bool) {
         if mutant("ring: skip by a load") && word.load(Relaxed) & bit != 0 {
-            return bit;
+            return (bit, false);
         }
         // Release: pairs with the Acquire of `take`, and publishes the message. Acquire: pairs with the Release of
         // `close`, and hands the consumer's end of the remote list to those who find it closed.
         let before = word.fetch_or(bit, AcqRel);
         if before & bit != 0 {
-            return before;
+            return (before, false);
         }
         if !mutant("ring: no fence") {
             fence(SeqCst);
         }
-        // Relaxed: the fence orders the look; the swap only chooses one of several ringers and publishes nothing.
-        let sleeping = self.sleeping.load(Relaxed);
-        if sleeping && (mutant("ring: unpark without the swap") || self.sleeping.swap(false, Relaxed)) {
+        (before, self.rouse(AWAKE))
+    }
+
+    /// Takes the announcement, if there is one, and unparks the receiver. Whether it did.
+    fn rouse(&self, to: u8) -> bool {
+        // Relaxed: a fence of the caller's orders the look.
+        if self.rest.load(Relaxed) != ASLEEP {
+            return false;
+        }
+        // Release: pairs with the Acquire of `wake_up`; what a summoner did before comes before what the searcher does.
+        let taken = self.rest.compare_exchange(ASLEEP, to, Release, Relaxed).is_ok();
+        if taken || mutant("ring: unpark without the swap") {
             (self.unpark)();
         }
-        before
+        taken
+    }
+
+    /// Wakes the receiver as the searcher, if it sleeps; see *Summons*. Whether it did.
+    pub(crate) fn summon(&self) -> bool {
+        self.rouse(SUMMONED)
     }
 
     /// Takes the control bit: whether the remote list was rung since the last time. For the receiver.
     pub(crate) fn take_remote(&self) -> bool {
         // Relaxed look first: silence costs no read-modify-write. A ring that this look misses is found next turn, and
         // before any sleep by `announce_sleep`.
-        self.control.load(Relaxed) & REMOTE != 0 && self.control.fetch_and(!REMOTE, Acquire) & REMOTE != 0
+        const BOTH: usize = REMOTE | UNHURRIED;
+        self.control.load(Relaxed) & BOTH != 0 && self.control.fetch_and(!BOTH, Acquire) & BOTH != 0
     }
 
     /// Takes the bits of the mesh and calls `visit` with the number of each sender that rang. For the receiver.
@@ -150,23 +195,18 @@ impl Doorbell {
         }
     }
 
-    /// Announces that the receiver is about to park. After `Ok` it parks, and calls [`wake_up`](Doorbell::wake_up) when
-    /// it is back.
+    /// Announces that the receiver is about to park. After `Ok` it parks. When it is back it calls [`wake_up`](Doorbell::wake_up); so it
+    /// does, without having parked, after an error.
     ///
     /// # Errors
     ///
-    /// [`Rung`] if something has arrived; nothing is announced any more, and the receiver takes its bits instead of
-    /// parking.
+    /// [`Rung`] if something has arrived; the receiver takes its bits instead of parking.
     pub(crate) fn announce_sleep(&self) -> Result<(), Rung> {
-        self.sleeping.store(true, Relaxed);
+        self.rest.store(ASLEEP, Relaxed);
         if !mutant("sleep: no fence") {
             fence(SeqCst);
         }
-        if self.is_rung() && !mutant("sleep: no second look") {
-            self.wake_up();
-            return Err(Rung);
-        }
-        Ok(())
+        if self.is_rung() && !mutant("sleep: no second look") { Err(Rung) } else { Ok(()) }
     }
 
     /// Whether something has arrived that was not taken. For a receiver that is awake and looks around.
@@ -176,23 +216,31 @@ impl Doorbell {
     }
 
     /// Withdraws the announcement: ringing costs no system call from here on.
-    pub(crate) fn wake_up(&self) {
-        // Relaxed: a ringer that still sees the announcement unparks for nothing; one that sees none has set its bit,
-        // which this thread takes before it announces again.
-        self.sleeping.store(false, Relaxed);
+    pub(crate) fn wake_up(&self) -> WokenAs {
+        // A ringer that still sees the announcement unparks for nothing; one that sees none has set its bit, which this
+        // thread takes before it announces again. Acquire: pairs with the Release of `rouse`.
+        match self.rest.swap(AWAKE, Acquire) {
+            SUMMONED => WokenAs::Searcher,
+            _ => WokenAs::Itself,
+        }
     }
 
     /// Whether the receiver has announced that it sleeps and nobody has taken that up. A hint: true only for a moment.
     pub(crate) fn is_sleeping(&self) -> bool {
-        self.sleeping.load(Relaxed)
+        self.rest.load(Relaxed) == ASLEEP
     }
 
-    /// Marks the receiver as closed, for ever; it never sleeps again. Everything pushed before a ring that was answered with
-    /// [`Receiver::Open`] is visible to the caller from here on.
+    /// Whether the receiver has closed. A hint: true for ever, once it is.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.control.load(Relaxed) & CLOSED != 0
+    }
+
+    /// Marks the receiver, which is awake, as closed, for ever; it never sleeps again. Everything pushed before a ring that was
+    /// not answered with [`Receiver::Closed`] is visible to the caller from here on.
     pub(crate) fn close(&self) {
         // Before the bit, whose Release publishes it: who is told that the receiver has closed sees no announcement.
         if !mutant("close: leave the announcement") {
-            self.wake_up();
+            let _ = self.wake_up();
         }
         self.control.fetch_or(CLOSED, AcqRel);
     }
@@ -202,7 +250,7 @@ impl fmt::Debug for Doorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Doorbell")
             .field("control", &self.control.load(Relaxed))
-            .field("sleeping", &self.is_sleeping())
+            .field("asleep", &self.is_sleeping())
             .finish_non_exhaustive()
     }
 }
@@ -212,6 +260,18 @@ const REMOTE: usize = 1;
 
 /// The bit of the control word that says that the receiver has closed.
 const CLOSED: usize = 2;
+
+/// The bit of the control word that stands for what is in the remote list and can wait until the receiver wakes by itself.
+const UNHURRIED: usize = 4;
+
+/// The receiver takes its turns.
+const AWAKE: u8 = 0;
+
+/// The receiver has announced its sleep.
+const ASLEEP: u8 = 1;
+
+/// The receiver has announced its sleep, and is being woken as the searcher.
+const SUMMONED: u8 = 2;
 
 /// Senders per word.
 const BITS: usize = usize::BITS as usize;
@@ -260,6 +320,33 @@ mod tests {
         bell.ring(2);
         assert_eq!(bell.ring_remote(), Receiver::Open);
         assert_eq!(unparked.load(Ordering::Relaxed), 1);
+        assert_eq!(bell.wake_up(), WokenAs::Itself);
+    }
+
+    #[test]
+    fn a_sleeper_is_summoned_once_and_knows_it_and_nobody_else_is() {
+        // A role that is handed over twice, or to somebody who does not learn of it, leaves no searcher or one for ever.
+        let (bell, unparked) = doorbell(1);
+        assert!(!bell.summon(), "it was awake");
+        assert_eq!(bell.announce_sleep(), Ok(()));
+        assert!(bell.summon() && !bell.summon());
+        bell.ring(0);
+        assert_eq!(unparked.load(Ordering::Relaxed), 1, "who summons unparks, and the ringer need not");
+        assert_eq!(bell.wake_up(), WokenAs::Searcher);
+        assert_eq!(bell.wake_up(), WokenAs::Itself);
+    }
+
+    #[test]
+    fn what_can_wait_does_not_wake_and_is_found() {
+        let (bell, unparked) = doorbell(1);
+        assert_eq!(bell.announce_sleep(), Ok(()));
+        assert_eq!(bell.leave_word(), Receiver::Open);
+        assert_eq!(bell.ring_remote(), Receiver::Woken, "a word that was left is no ring to rely on");
+        assert_eq!(unparked.load(Ordering::Relaxed), 1);
+        assert!(bell.take_remote());
+        assert_eq!(bell.leave_word(), Receiver::Open);
+        assert_eq!(bell.announce_sleep(), Ok(()), "it can wait for longer");
+        assert!(bell.take_remote() && !bell.take_remote());
     }
 
     #[test]
@@ -268,6 +355,7 @@ mod tests {
         let (bell, _) = doorbell(1);
         bell.ring(0);
         assert_eq!(bell.announce_sleep(), Err(Rung));
+        assert_eq!(bell.wake_up(), WokenAs::Itself);
         bell.take_senders(|_| ());
         assert_eq!(bell.ring_remote(), Receiver::Open);
         assert_eq!(bell.announce_sleep(), Err(Rung));
@@ -280,6 +368,7 @@ mod tests {
         // After its end the worker's driver is gone; an unpark would be written to nobody.
         let (bell, unparked) = doorbell(1);
         assert_eq!(bell.announce_sleep(), Ok(()));
+        assert_eq!(bell.wake_up(), WokenAs::Itself);
         bell.close();
         assert_eq!(bell.ring_remote(), Receiver::Closed);
         bell.ring(0);

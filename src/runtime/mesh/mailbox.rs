@@ -28,14 +28,18 @@
 use std::fmt;
 
 use super::doorbell::{Doorbell, Receiver};
-use crate::runtime::task::{RemoteList, TaskRef};
+use crate::runtime::spawner::{Queue, Spawner};
+use crate::runtime::task::{RemoteList, Shared, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Arc, mutant};
 
 /// A worker's public side.
 pub(crate) struct Mailbox {
-    doorbell: Doorbell,
+    doorbell: Arc<Doorbell>,
+    /// All stealable queues of the runtime, and which of them is this worker's.
+    spawner: Arc<Spawner>,
+    worker: usize,
     /// Tasks that other threads woke or sent.
     pub(in crate::runtime) remote: RemoteList,
     /// After closing: how many found the list in need of a sweep since the sweeper last looked.
@@ -45,13 +49,27 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// The mailbox of a worker to which `senders` workers may send over the mesh.
+    /// The mailbox of a worker.
     ///
     /// `unpark` wakes the worker out of its park, or makes its next park return at once. It may be called from any
     /// thread, at any time until the mailbox is dropped, which is later than the worker's end: it must own what it needs.
-    pub(crate) fn new(senders: usize, unpark: impl Fn() + Send + Sync + 'static) -> Arc<Mailbox> {
+    ///
+    /// `spawner` places and steals tasks among the workers; this is the one of number `worker`.
+    ///
+    /// # Panics
+    ///
+    /// If that worker has one already.
+    pub(crate) fn new(
+        spawner: &Arc<Spawner>,
+        worker: usize,
+        unpark: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Mailbox> {
+        let doorbell = Arc::new(Doorbell::new(spawner.workers(), unpark));
+        spawner.introduce(worker, &doorbell);
         Arc::new(Mailbox {
-            doorbell: Doorbell::new(senders, unpark),
+            doorbell,
+            spawner: Arc::clone(spawner),
+            worker,
             remote: RemoteList::new(),
             sweepers: AtomicUsize::new(0),
             claimed: AtomicBool::new(false),
@@ -61,6 +79,36 @@ impl Mailbox {
     /// The worker's doorbell.
     pub(crate) fn doorbell(&self) -> &Doorbell {
         &self.doorbell
+    }
+
+    /// Who places tasks on this worker and the others of its runtime.
+    pub(crate) fn spawner(&self) -> &Arc<Spawner> {
+        &self.spawner
+    }
+
+    /// The worker's number.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// The worker's stealable queue.
+    pub(in crate::runtime) fn queue(&self) -> &Queue {
+        self.spawner.queue(self.worker)
+    }
+
+    /// Leaves a task in the worker's stealable queue, from any thread. If the worker has closed and the task was never polled,
+    /// it is cancelled instead.
+    pub(crate) fn place(&self, task: TaskRef) {
+        self.spawner.send(self.worker, task);
+    }
+
+    /// Gives a task that was finished elsewhere back to its home, this worker, which takes it out of its list when it comes by.
+    pub(in crate::runtime) fn give_back(&self, task: Shared) {
+        // SAFETY: the task is finished, so its link is nobody's: QUEUED leads to no push any more. The reference is given up.
+        unsafe { self.remote.push(task.into_raw()) };
+        if self.doorbell.leave_word() == Receiver::Closed {
+            self.sweep();
+        }
     }
 
     /// Makes the worker look around, without leaving it anything. For news that it finds elsewhere, such as a request to
@@ -77,7 +125,7 @@ impl Mailbox {
     /// If the task was made for another worker.
     pub(crate) fn push(&self, task: TaskRef) {
         assert!(task.is_for(self), "a task is pushed to the worker it was made for");
-        self.remote.push_fresh(task);
+        self.remote.push_ref(task);
         self.ring_remote();
     }
 
@@ -108,6 +156,7 @@ impl Mailbox {
     pub(in crate::runtime) unsafe fn close(&self) {
         self.doorbell.close();
         self.sweep();
+        self.queue().discard();
     }
 
     /// Empties the list of a closed worker, unless somebody is at it; that one then goes round again.

@@ -7,20 +7,29 @@
 //! elsewhere become ready), then [`run`](Executor::run) up to its budget, first in, first out. A task that wakes itself while
 //! it is polled goes behind all that are ready.
 //!
+//! Stealable tasks are in the worker's [`Queue`](crate::runtime::spawner) while they are ready, where thieves see them; this
+//! worker and those take from there. Pinned and stealable ones are run by turns, a few of each. The task list keeps those that
+//! were first polled here, until they have ended, wherever that may be.
+//!
 //! Both lists run through the headers. Every change to them is complete before any user code runs and touches nothing but
 //! `Cell`s, so user code may come back here from wherever it is called.
 #![expect(unsafe_code, reason = "intrusive lists over headers that the owner's reference keeps")]
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
+use fastrand::Rng;
+
 use super::join::JoinHandle;
 use super::label::Label;
-use super::raw::{self, Shared, TaskRef};
-use super::state::{Header, Life, Owned};
+use super::raw::{self, Shared, TaskRef, drop_quietly};
+use super::state::{Begun, Header, Left, Life, Owned, Request};
 use crate::runtime::mesh::mailbox::Mailbox;
+use crate::runtime::spawner::{Emptied, Spawner};
 use crate::sync::{Arc, Cell, mutant, per_thread};
 
 /// A worker's tasks.
@@ -42,6 +51,10 @@ pub(crate) struct Executor {
     polls: Cell<u64>,
     wakes_local: Cell<u64>,
     wakes_remote: Cell<u64>,
+    /// Whether this worker has sent itself tasks because the ring was full, or found no room for those that others sent. Nobody
+    /// rings for them any more.
+    overflow: Cell<bool>,
+    random: RefCell<Rng>,
 }
 
 /// Whether tasks are accepted.
@@ -62,7 +75,7 @@ pub(crate) struct TaskCounters {
     pub(crate) spawned: u64,
     /// Tasks that are unfinished.
     pub(crate) alive: usize,
-    /// Tasks in the ready queue.
+    /// Tasks that are ready.
     pub(crate) ready: usize,
     /// Polls.
     pub(crate) polls: u64,
@@ -91,6 +104,8 @@ impl Executor {
     /// If the mailbox has had a `Executor` before: only one may take from its list.
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Rc<Executor> {
         mailbox.claim();
+        // Workers that draw the same numbers would all go to the same victim.
+        let random = RefCell::new(Rng::with_seed(mailbox.worker() as u64));
         Rc::new(Executor {
             mailbox,
             phase: Cell::new(Phase::Open),
@@ -104,6 +119,8 @@ impl Executor {
             polls: Cell::new(0),
             wakes_local: Cell::new(0),
             wakes_remote: Cell::new(0),
+            overflow: Cell::new(false),
+            random,
         })
     }
 
@@ -114,22 +131,77 @@ impl Executor {
         Entered { local: Rc::clone(self), outer }
     }
 
-    /// For tests: calls `f` with the `Executor` that is entered on this thread. `None` if none is.
-    #[cfg(test)]
+    /// Calls `f` with the `Executor` that is entered on this thread. `None` if none is.
     pub(super) fn with_current<R>(f: impl FnOnce(&Executor) -> R) -> Option<R> {
-        let current = current();
-        // SAFETY: as in `with_owner_of`.
-        unsafe { current.as_ref() }.map(f)
-    }
-
-    /// Calls `f` with the entered `Executor` if it is the one that owns the task.
-    pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
         // SAFETY: whoever put the pointer there keeps the `Executor` until it has taken the pointer away again: `Entered` by
         // its `Rc`, which it leaks rather than dropping it out of order, and `close` by its own borrow. That is later than
         // the end of `f`, since both are on this thread and `f` is called on top of them.
-        let local = unsafe { current().as_ref() }?;
+        unsafe { current().as_ref() }.map(f)
+    }
+
+    /// Calls `f` with the entered `Executor` if it is the one that owns the task, which is pinned and not Fresh.
+    pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
+        // SAFETY: it is not Fresh, so it was born with its mailbox or has been adopted, as the caller has seen.
+        let owner = unsafe { task.mailbox() }?;
         // The header keeps its mailbox, so no other mailbox has this address.
-        ptr::eq(&raw const *local.mailbox, &raw const *task.mailbox).then(|| f(local))
+        Executor::with_current(|local| Arc::ptr_eq(&local.mailbox, owner).then(|| f(local))).flatten()
+    }
+
+    /// Queues a task that may move with the worker that is entered on this thread, if that is one of `spawner`'s.
+    ///
+    /// # Errors
+    ///
+    /// Gives the task back if it is not, or has closed.
+    pub(super) fn push_here(spawner: &Arc<Spawner>, task: TaskRef) -> Result<(), TaskRef> {
+        let mut task = Some(task);
+        Executor::with_current(|local| {
+            if Arc::ptr_eq(local.mailbox.spawner(), spawner) && local.phase.get() != Phase::Closed {
+                local.push(task.take().expect("it is called once"));
+            }
+        });
+        task.map_or(Ok(()), Err)
+    }
+
+    /// Appends a task that may move to this worker's stealable queue, and sees to it that a thief comes if one has the time.
+    fn push(&self, task: TaskRef) {
+        // SAFETY: this has claimed the mailbox and with it its queue, and is `!Send`.
+        if let Err(task) = unsafe { self.mailbox.queue().push(task) } {
+            if self.phase.get() != Phase::Open {
+                return task.discard();
+            }
+            self.mailbox.queue().send(task);
+            self.overflow.set(true);
+        }
+        self.mailbox.spawner().wake_searcher();
+    }
+
+    /// Places a new task that may move: on this worker or another.
+    pub(crate) fn place(&self, task: TaskRef, now_ns: u64) {
+        let spawner = self.mailbox.spawner();
+        let here = self.mailbox.worker();
+        let to = spawner.choose(Some(here), &mut self.random.borrow_mut(), now_ns);
+        if to == here && self.phase.get() != Phase::Closed {
+            self.push(task);
+        } else {
+            spawner.send(to, task);
+        }
+    }
+
+    /// Robs another worker's stealable queue; this one's is empty. How many tasks that brought. The caller is the searcher.
+    pub(crate) fn rob(&self) -> usize {
+        let spawner = self.mailbox.spawner();
+        let Some(victim) = spawner.victim(self.mailbox.worker(), &mut self.random.borrow_mut()) else {
+            return 0;
+        };
+        // SAFETY: as in `push`.
+        match unsafe { self.mailbox.queue().steal(spawner.queue(victim)) } {
+            Emptied::Busy => 0,
+            Emptied::Taken(count) => count,
+            Emptied::Missed(count) => {
+                spawner.remind(victim);
+                count
+            }
+        }
     }
 
     /// For tests: the worker's mailbox.
@@ -156,6 +228,8 @@ impl Executor {
     ///
     /// If the task was made for another worker.
     pub(crate) fn adopt(&self, task: TaskRef) {
+        // SAFETY: the holder of the `TaskRef` has the sole right to adopt it.
+        unsafe { task.header().settle(&self.mailbox) };
         assert!(task.is_for(&self.mailbox), "a task is adopted by the worker it was made for");
         if self.phase.get() == Phase::Closed {
             return;
@@ -199,16 +273,28 @@ impl Executor {
     /// Makes tasks ready that were woken, aborted or sent from elsewhere, and says how many. If there are more than
     /// [`REMOTE_BATCH`], the rest is left for the next call, and the doorbell stays rung.
     pub(crate) fn drain_remote(&self) -> usize {
-        if self.phase.get() != Phase::Open || !self.mailbox.doorbell().take_remote() {
+        if self.phase.get() != Phase::Open {
             return 0;
         }
+        if !self.mailbox.doorbell().take_remote() {
+            return if self.overflow.get() { self.take_sent() } else { 0 };
+        }
+        let sent = self.take_sent();
         for count in 0..REMOTE_BATCH {
             // SAFETY: this claimed the mailbox, is `!Send`, and while it is open nobody else takes.
             let Some(task) = (unsafe { self.mailbox.remote.take() }) else {
-                return count;
+                return sent + count;
             };
             // SAFETY: the node's reference keeps it.
             let header = unsafe { task.as_ref() };
+            if header.vtable.stealable {
+                // SAFETY: a finished task that was given back: it is in this list until now, and the node's reference ends with it.
+                unsafe {
+                    self.retire(task);
+                    drop(Shared::from_raw(task));
+                }
+                continue;
+            }
             self.wakes_remote.set(self.wakes_remote.get() + 1);
             if header.remote.peek().fresh {
                 // SAFETY: the node's reference is the one that came with the closure, and the node is out of the list.
@@ -230,21 +316,114 @@ impl Executor {
             }
         }
         self.mailbox.nudge();
-        REMOTE_BATCH
+        sent + REMOTE_BATCH
     }
 
-    /// Runs ready tasks, oldest first, until none is left or `budget` have been run; says how many. Tasks that are made
-    /// ready meanwhile count.
+    /// Moves what others sent, and what found the ring full, into the ring.
+    fn take_sent(&self) -> usize {
+        let queue = self.mailbox.queue();
+        let was_empty = queue.in_ring() == 0;
+        // SAFETY: as in `push`.
+        let count = match unsafe { queue.take_sent() } {
+            // The thief that is at it rings, as soon as it is not.
+            Emptied::Busy => 0,
+            Emptied::Taken(count) => count,
+            Emptied::Missed(count) => {
+                self.mailbox.nudge();
+                count
+            }
+        };
+        self.overflow.set(queue.in_ring() > 0 && queue.in_inbox() > 0);
+        // A single task that is next need not be shown to thieves.
+        if count > 1 || count == 1 && !(was_empty && self.ready_first.get().is_none()) {
+            self.mailbox.spawner().wake_searcher();
+        }
+        count
+    }
+
+    /// Runs ready tasks until none is left or `budget` have been run; says how many. Tasks that are made ready meanwhile
+    /// count. Pinned ones, and likewise stealable ones, run oldest first.
     pub(crate) fn run(&self, budget: usize) -> usize {
-        (0..budget).take_while(|_| self.run_one()).count()
+        let mut left = budget;
+        loop {
+            let before = left;
+            left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one()).count();
+            left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one_stealable()).count();
+            if left == 0 || left == before {
+                return budget - left;
+            }
+        }
     }
 
-    /// Polls the task that has been ready for longest, or drops it if it was aborted. Returns whether there was one.
+    /// Polls the oldest task of the stealable queue, drops it if it was aborted, or adopts it if it is a pinned one that is to
+    /// start. Returns whether there was one.
+    fn run_one_stealable(&self) -> bool {
+        let Some(task) = self.mailbox.queue().pop() else { return false };
+        if !task.header().vtable.stealable {
+            self.adopt(task);
+            return true;
+        }
+        assert!(!self.busy.get(), "a task cannot run the tasks of its own worker");
+        self.busy.set(true);
+        let task = task.into_shared();
+        match task.remote.begin() {
+            Begun::Cancel => {
+                // SAFETY: the run is ours, and with it the stage, whose future is `Send`.
+                unsafe { (task.vtable.cancel)(task.task()) };
+                self.finish(task);
+            }
+            Begun::Poll => {
+                self.polls.set(self.polls.get() + 1);
+                // SAFETY: the run is ours, `task` is a reference, and `busy` keeps polls from nesting.
+                if unsafe { (task.vtable.poll)(task.task()) }.is_ready() {
+                    self.finish(task);
+                } else {
+                    self.pause(task);
+                }
+            }
+        }
+        self.busy.set(false);
+        true
+    }
+
+    /// Ends the run of a stealable task that is pending.
+    fn pause(&self, task: Shared) {
+        // SAFETY: the run is ours.
+        if unsafe { task.mailbox() }.is_none() {
+            // Its first poll: this is its home. SAFETY: as above.
+            unsafe { task.settle(&self.mailbox) };
+            self.spawned.set(self.spawned.get() + 1);
+            // SAFETY: it is in no list, this is its home from now on, and the list gets a reference of its own.
+            unsafe { self.link(Shared::clone(&task).into_raw()) };
+        }
+        // From here on the reference is the word's, or that of the right to run it again.
+        let task = task.into_raw();
+        // SAFETY: it is kept by that reference, which nobody can have given up before the run is over.
+        let request = unsafe { (*task.as_ptr()).remote.pause() };
+        if request == Request::Push {
+            // SAFETY: it was woken while it ran, so the right to run it is ours.
+            self.push(unsafe { TaskRef::from_raw(task) });
+        }
+    }
+
+    /// Takes leave of a stealable task that has ended here.
+    fn finish(&self, task: Shared) {
+        // SAFETY: the run is ours for ever.
+        match unsafe { task.mailbox() } {
+            // It ended in its first poll, and was in no list.
+            None => self.spawned.set(self.spawned.get() + 1),
+            // SAFETY: this is its home, and it is Linked until now.
+            Some(home) if Arc::ptr_eq(home, &self.mailbox) => unsafe { self.retire(task.task()) },
+            Some(home) => Arc::clone(home).give_back(task),
+        }
+    }
+
+    /// Polls the pinned task that has been ready for longest, or drops it if it was aborted. Returns whether there was one.
     ///
     /// # Panics
     ///
     /// If called from inside a task of this worker.
-    pub(crate) fn run_one(&self) -> bool {
+    fn run_one(&self) -> bool {
         assert!(!self.busy.get(), "a task cannot run the tasks of its own worker");
         debug_assert!(ptr::eq(current(), self), "a worker is entered when it runs its tasks");
         while let Some(task) = self.pop_ready() {
@@ -280,7 +459,12 @@ impl Executor {
 
     /// Whether a task is ready.
     pub(crate) fn has_ready(&self) -> bool {
-        self.ready_first.get().is_some()
+        self.ready_first.get().is_some() || self.mailbox.queue().in_ring() > 0 || self.overflow.get()
+    }
+
+    /// Pinned tasks that are ready.
+    pub(crate) fn pinned_ready(&self) -> usize {
+        self.ready.get()
     }
 
     /// What happened so far.
@@ -288,7 +472,7 @@ impl Executor {
         TaskCounters {
             spawned: self.spawned.get(),
             alive: self.alive.get(),
-            ready: self.ready.get(),
+            ready: self.ready.get() + self.mailbox.queue().len(),
             polls: self.polls.get(),
             wakes_local: self.wakes_local.get(),
             wakes_remote: self.wakes_remote.get(),
@@ -323,16 +507,60 @@ impl Executor {
         self.phase.set(Phase::Closing);
         // SAFETY: we claimed it, and `drain_remote` takes only while the phase is Open.
         unsafe { self.mailbox.close() };
-        while let Some(task) = self.tasks.get() {
-            // SAFETY: a Linked task of ours.
-            unsafe { self.cancel(task) };
+        let mut left = Vec::new();
+        loop {
+            if let Some(task) = self.mailbox.queue().pop() {
+                drop_quietly(task);
+            } else if let Some(task) = self.tasks.get() {
+                // SAFETY: a Linked task of ours.
+                unsafe { self.cancel_or_leave(task, &mut left) };
+            } else {
+                break;
+            }
         }
         self.phase.set(Phase::Closed);
         while let Some(task) = self.pop_ready() {
             // SAFETY: no longer ready, which can be the end of its use.
             unsafe { let_go(task) };
         }
+        for task in self.mailbox.spawner().leave(left) {
+            let found = task.remote.begin_last();
+            if found != Left::Finished {
+                // SAFETY: every worker has closed, so nobody else begins a run, and the stage is ours.
+                unsafe { (task.vtable.cancel)(task.task()) };
+            }
+            if found == Left::Idle {
+                // SAFETY: the reference that the word kept; nobody turns QUEUED on any more and takes it from there.
+                drop(unsafe { Shared::from_raw(task.task()) });
+            }
+        }
         self.busy.set(false);
+    }
+
+    /// Drops a task of the list. A stealable one that has been woken is in a queue, or on its way to one; it is left to whoever ends last.
+    ///
+    /// # Safety
+    ///
+    /// `task` is Linked, not being polled here, and this is its owner or home.
+    unsafe fn cancel_or_leave(&self, task: NonNull<Header>, left: &mut Vec<Shared>) {
+        // SAFETY: the list's reference keeps it.
+        let header = unsafe { task.as_ref() };
+        if !header.vtable.stealable {
+            // SAFETY: the caller's own promise.
+            unsafe { self.cancel(task) };
+        } else if header.remote.begin_idle() {
+            // SAFETY: the run is ours, and the reference that the word kept.
+            let task = unsafe { Shared::from_raw(task) };
+            // SAFETY: as above; the stage's future is `Send`.
+            unsafe { (task.vtable.cancel)(task.task()) };
+            self.finish(task);
+        } else {
+            // SAFETY: the list's reference is still there to make one from.
+            let list = unsafe { ManuallyDrop::new(Shared::from_raw(task)) };
+            left.push(Shared::clone(&list));
+            // SAFETY: it is Linked. Whoever finishes it will find this mailbox closed, and give the list nothing back.
+            unsafe { self.retire(task) };
+        }
     }
 
     /// Makes the task ready, unless it is or has ended.
@@ -497,3 +725,7 @@ impl Drop for Entered {
 /// Tasks taken from the remote list before others get their turn: four times the default budget of a turn, so the list
 /// is shortened even while it is filled, and a flood of wakes cannot keep the worker from its tasks.
 const REMOTE_BATCH: usize = 256;
+
+/// Tasks of one kind, pinned or stealable, that run before the other kind has its turn: few beside the budget of a turn, and
+/// enough that a worker that has one kind only seldom looks for the other.
+const RUN_OF_A_KIND: usize = 8;

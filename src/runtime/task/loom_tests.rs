@@ -14,13 +14,14 @@ use loom::thread;
 
 use super::{Executor, JoinError, JoinHandle, TaskRef};
 use crate::runtime::mesh::mailbox::Mailbox;
+use crate::runtime::spawner::Spawner;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, model};
 
 /// A worker without a driver.
 fn worker() -> Rc<Executor> {
-    Executor::new(Mailbox::new(1, || ()))
+    Executor::new(Mailbox::new(&Spawner::new(1, false), 0, || ()))
 }
 
 /// A worker's turn.

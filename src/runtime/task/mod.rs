@@ -8,10 +8,11 @@
 //! └───────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A task belongs to one worker, its *owner*, for life. The owner polls it, and only the owner ever touches the future.
-//! Everybody else (wakers on other threads, join and abort handles) sees the header's shared half. The owner's half is
-//! plain memory: on the paths that run a million times a second (wake here, poll, an operation that waits) there is not one
-//! atomic read-modify-write.
+//! There are two kinds. A *pinned* task belongs to one worker, its *owner*, for life; this text is about it, up to the section
+//! on the other kind, *stealable* tasks, which share the cell but are polled by any worker. The owner polls a pinned task, and
+//! only the owner ever touches the future. Everybody else (wakers on other threads, join and abort handles) sees the header's
+//! shared half. The owner's half is plain memory: on the paths that run a million times a second (wake here, poll, an operation
+//! that waits) there is not one atomic read-modify-write.
 //!
 //! | file | holds |
 //! |---|---|
@@ -40,8 +41,9 @@
 //! queue. It is cleared just before the poll, so a task that is woken while it is polled goes to the back of the queue
 //! and needs no third state. A task that is Done may still sit in the queue; it is skipped there.
 //!
-//! A task from another thread is *Fresh*: a closure that is `Send`, not yet a future. It arrives by the remote list
-//! or as a [`TaskRef`] in a message, is adopted (linked, made ready), and the closure is called at the first poll. Until
+//! A task from another thread is *Fresh*: a closure that is `Send`, not yet a future. It arrives by the remote list,
+//! as a [`TaskRef`] in a message, or through a stealable queue (then its owner is whoever adopts it, and only from then on has it
+//! a mailbox), is adopted (linked, made ready), and the closure is called at the first poll. Until
 //! then it can be dropped on any thread.
 //!
 //! # Who keeps the memory
@@ -50,6 +52,7 @@
 //!
 //! - each `Waker`, `JoinHandle`, `AbortHandle`, `TaskRef`;
 //! - the node in the remote list, while it is there;
+//! - for a stealable task, **one** that goes with the right to run it, and one for the list of its home;
 //! - **one** for the owner, for as long as the task is linked *or* ready *or* has waiters. All three are plain
 //!   words. Once all are false none can become true again (only a linked task is queued, and waiters are made during a
 //!   poll), so the owner gives its reference back exactly once: after each change that makes one of them false it asks
@@ -82,7 +85,36 @@
 //! add, one swap, one store, and the ring; it never allocates, never spins, and runs nobody else's code as long as the
 //! worker is open.
 //!
-//! A Fresh task has QUEUED on from birth: it will be made ready anyway, so all that abort has to do is leave its bit.
+//! A Fresh task has QUEUED on from birth: it will be made ready anyway, so all that abort has to do is leave its bit. For the
+//! same reason nobody looks for its mailbox before it was adopted.
+//!
+//! # Stealable tasks
+//!
+//! A stealable task's future is `Send`, and any worker may poll it, one at a time. Its whole state is in the remote word, of
+//! QUEUED, RUNNING and ABORT:
+//!
+//! ```text
+//!                     wake: QUEUED on, we push                      begin: QUEUED off, RUNNING on
+//!     born ─▶ queued ◀─────────────────────── idle ◀──── pending ────┐
+//!               └──────────────────────────────────────────▶ running ┤
+//!               ▲                                                     ├─▶ finished: RUNNING stays on for ever
+//!               └───────────── pending, and QUEUED is on: we push ────┘
+//! ```
+//!
+//! A wake or an abort turns QUEUED on, and *who turns it on while RUNNING is off pushes* the task on a stealable queue (see
+//! [`spawner`](super::spawner)). While a poll is under way the wake leaves the bit, and the runner pushes when it turns RUNNING
+//! off, by the same instruction that would tell it of the bit. So a task is in at most one queue, only one worker can take it
+//! out of there, and that one alone turns RUNNING on. A finished task is one whose run has no end, so nobody pushes it any
+//! more. An abort is found by the next `begin`, which then drops the future instead of polling it.
+//!
+//! The **right to run** a task is a [`TaskRef`] in a queue, and a local variable of the runner. The reference that goes with it is counted
+//! once: while the task is idle it is the word's, and whoever turns QUEUED on takes it from there. So a wake and a poll change no count.
+//!
+//! The **home** of a stealable task is the worker whose poll was the first to be pending. Its mailbox is written then, before
+//! RUNNING is turned off, and nobody reads it before: until then a wake has nothing to push. The home keeps the task in its
+//! list, so that it is found at the end; a wake from a thread that is no worker of the runtime goes to its queue. A worker that
+//! finishes the task elsewhere gives it back by the home's remote list, without waking the home: there is only a header left.
+//! How the last of them are found at the end is told in [`spawner`](super::spawner).
 //!
 //! # Closing
 //!
@@ -134,6 +166,7 @@ mod tests;
 pub(crate) use executor::{Entered, Executor};
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub(crate) use label::Label;
+pub(in crate::runtime) use raw::Shared;
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 
 use super::join::{JoinError, JoinHandle};
 use super::label::Label;
-use super::state::{Header, Origin};
+use super::state::{Begun, Header, Origin};
 use super::waker;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -29,8 +29,8 @@ use crate::sync::{Arc, UnsafeCell};
 
 /// What depends on the type of the task's future. Each function takes a pointer to the header of a live cell of that type.
 pub(super) struct VTable {
-    /// Polls the task, and completes it when it ends. Called by the owner, on a task that is Linked, outside of any
-    /// other call on the same task.
+    /// Polls the task, and completes it when it ends. Called by the owner, on a task that is Linked, or by the worker that runs
+    /// a stealable one, outside of any other call on the same task.
     pub(super) poll: unsafe fn(NonNull<Header>) -> Poll<()>,
     /// Drops the closure or future and completes the task as cancelled. Called by whoever has the stage (the owner, or
     /// the holder of a Fresh task), once, on a task that is not complete.
@@ -42,13 +42,15 @@ pub(super) struct VTable {
     pub(super) drop_output: unsafe fn(NonNull<Header>),
     /// Frees the cell. Called by whoever gave up the last reference.
     free: unsafe fn(NonNull<Header>),
+    /// Whether any worker may poll the task, whenever it is ready.
+    pub(super) stealable: bool,
 }
 
 /// A task in memory.
 ///
 /// The header comes first (`repr(C)`), so a pointer to one is a pointer to the other.
 #[repr(C)]
-struct TaskCell<S, F: Future> {
+struct TaskCell<S, F: Future, const STEALABLE: bool> {
     header: Header,
     stage: UnsafeCell<Stage<S, F>>,
 }
@@ -71,22 +73,22 @@ pub(super) fn spawn_here<F: Future + 'static>(
     mailbox: Arc<Mailbox>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
-    allocate::<fn() -> F, F>(Stage::Future(future), Origin::Here, mailbox, label)
+    allocate::<fn() -> F, F, false>(Stage::Future(future), Origin::Here, Some(mailbox), label)
 }
 
 /// Allocates a cell.
-fn allocate<S, F>(
+fn allocate<S, F, const STEALABLE: bool>(
     stage: Stage<S, F>,
     origin: Origin,
-    mailbox: Arc<Mailbox>,
+    mailbox: Option<Arc<Mailbox>>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>)
 where
     S: FnOnce() -> F + 'static,
     F: Future + 'static,
 {
-    let header = Header::new(origin, TaskCell::<S, F>::VTABLE, mailbox, label);
-    let cell = Box::new(TaskCell { header, stage: UnsafeCell::new(stage) });
+    let header = Header::new(origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
+    let cell = Box::new(TaskCell::<S, F, STEALABLE> { header, stage: UnsafeCell::new(stage) });
     let task = NonNull::from(Box::leak(cell)).cast::<Header>();
     // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
     // handle, whose `T` is the output type of this very cell.
@@ -94,7 +96,7 @@ where
     (task, handle)
 }
 
-impl<S, F> TaskCell<S, F>
+impl<S, F, const STEALABLE: bool> TaskCell<S, F, STEALABLE>
 where
     S: FnOnce() -> F + 'static,
     F: Future + 'static,
@@ -105,18 +107,19 @@ where
         take_output: Self::take_output,
         drop_output: Self::drop_output,
         free: Self::free,
+        stealable: STEALABLE,
     };
 
     /// # Safety
     ///
     /// As [`VTable::poll`].
     unsafe fn poll(task: NonNull<Header>) -> Poll<()> {
-        // SAFETY: the task is Linked, so the owner's reference keeps the cell.
+        // SAFETY: the task is Linked, so the owner's reference keeps the cell; or its runner's does.
         let cell = unsafe { task.cast::<Self>().as_ref() };
         let poll = |cx: &mut Context<'_>| {
             cell.stage.with_mut(|stage| {
-                // SAFETY: of a Linked task the stage is the owner's alone, and the executor does not nest, so no other call
-                // on it is under way: nobody else has a reference to it until `with_mut` returns.
+                // SAFETY: of a Linked task the stage is the owner's alone, and of a stealable one its runner's; the executor
+                // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_mut` returns.
                 let stage = unsafe { &mut *stage };
                 if let Stage::Start(_) = stage {
                     let Stage::Start(start) = mem::replace(stage, Stage::Empty) else {
@@ -132,8 +135,10 @@ where
                 unsafe { Pin::new_unchecked(future) }.poll(cx)
             })
         };
-        // SAFETY: the task stays Linked until this call is over, and we run on its owner.
-        let polled = catch(|| unsafe { waker::poll_as(task, poll) });
+        let waker = if STEALABLE { waker::STEALABLE } else { waker::PINNED };
+        // SAFETY: the task stays Linked (or its runner's reference stays) until this call is over, and we run on its owner (or
+        // are its runner). The waker is the one for such a task.
+        let polled = catch(|| unsafe { waker::poll_as(task, waker, poll) });
         let result = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
@@ -242,7 +247,7 @@ where
 }
 
 /// One counted reference to a task's cell, good on any thread.
-pub(super) struct Shared(NonNull<Header>);
+pub(in crate::runtime) struct Shared(NonNull<Header>);
 
 // SAFETY: through a `Shared` one reaches the header only. Its shared words are atomics; its plain words are behind
 // `Header::owned`, whose caller vouches for the thread; the join slot and the stage are behind functions whose callers
@@ -263,7 +268,7 @@ impl Shared {
     }
 
     /// Gives up the reference without changing the count: what holds the pointer now holds the reference.
-    pub(super) fn into_raw(self) -> NonNull<Header> {
+    pub(in crate::runtime) fn into_raw(self) -> NonNull<Header> {
         let task = self.0;
         mem::forget(self);
         task
@@ -311,11 +316,13 @@ impl Drop for Shared {
     }
 }
 
-/// A task on its way to its owner: a closure that is `Send`, whose future need not be.
+/// A task that nobody runs at the moment, and the sole right and duty to run it next.
 ///
-/// It enters its worker by [`Mailbox::push`] from any thread, or inside a message by
-/// [`Executor::adopt`](super::Executor::adopt). Dropped before that, it drops the closure and its handle reports
-/// that the task was cancelled.
+/// There are two kinds. A *Fresh* one is on its way to its owner: a closure that is `Send`, whose future need not be. It enters its
+/// worker by [`Mailbox::push`] from any thread, inside a message by [`Executor::adopt`](super::Executor::adopt), or
+/// through a stealable queue. A *stealable* one is a future that is `Send`, polled or not yet.
+///
+/// Dropped, it drops the closure or future, on this thread, and its handle reports that the task was cancelled.
 pub(crate) struct TaskRef(Option<Shared>);
 
 impl TaskRef {
@@ -331,37 +338,99 @@ impl TaskRef {
         F: Future + 'static,
         F::Output: Send,
     {
-        let mailbox = Arc::clone(mailbox);
-        let (task, handle) = allocate(Stage::Start(start), Origin::Elsewhere, mailbox, label.into());
-        // SAFETY: this takes over the first of the new cell's two references.
-        (TaskRef(Some(unsafe { Shared::from_raw(task) })), handle)
+        let mailbox = Some(Arc::clone(mailbox));
+        TaskRef::new::<S, F, false>(Stage::Start(start), Origin::Elsewhere, mailbox, label.into())
     }
 
-    /// Takes over a Fresh task's one reference that stands for its closure.
+    /// A task for whichever worker adopts it. `start` is called there, at the first poll, to make the future.
+    pub(crate) fn new_pinned<S, F>(start: S, label: Label) -> (TaskRef, JoinHandle<F::Output>)
+    where
+        S: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send,
+    {
+        TaskRef::new::<S, F, false>(Stage::Start(start), Origin::Elsewhere, None, label)
+    }
+
+    /// A task for all workers.
+    pub(crate) fn new_stealable<F>(future: F, label: Label) -> (TaskRef, JoinHandle<F::Output>)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        TaskRef::new::<fn() -> F, F, true>(Stage::Future(future), Origin::Placed, None, label)
+    }
+
+    fn new<S, F, const STEALABLE: bool>(
+        stage: Stage<S, F>,
+        origin: Origin,
+        mailbox: Option<Arc<Mailbox>>,
+        label: Label,
+    ) -> (TaskRef, JoinHandle<F::Output>)
+    where
+        S: FnOnce() -> F + 'static,
+        F: Future + 'static,
+    {
+        let (task, handle) = allocate::<S, F, STEALABLE>(stage, origin, mailbox, label);
+        // SAFETY: this takes over the first of the new cell's two references; the task is Fresh or queued.
+        (unsafe { TaskRef::from_raw(task) }, handle)
+    }
+
+    /// Takes over the right to run a task, and the reference that comes with it.
     ///
     /// # Safety
     ///
-    /// `task` is Fresh, the caller gives up the reference that came with it, and nobody else has or adopts it.
-    pub(super) unsafe fn from_raw(task: NonNull<Header>) -> TaskRef {
+    /// The caller gives up both: `task` is Fresh and nobody else has or adopts it, or it is stealable, and it was the caller who turned
+    /// QUEUED on, or to whom the right was handed by [`into_raw`](TaskRef::into_raw).
+    pub(in crate::runtime) unsafe fn from_raw(task: NonNull<Header>) -> TaskRef {
         // SAFETY: the caller gives up a reference.
         TaskRef(Some(unsafe { Shared::from_raw(task) }))
     }
 
     /// Hands the task on, with the reference and the duty to run or cancel it.
-    pub(super) fn into_raw(mut self) -> NonNull<Header> {
-        self.0.take().expect("only `into_raw` and `drop` take it").into_raw()
+    pub(in crate::runtime) fn into_raw(self) -> NonNull<Header> {
+        self.into_shared().into_raw()
+    }
+
+    /// As [`into_raw`](TaskRef::into_raw), with the reference as such.
+    pub(super) fn into_shared(mut self) -> Shared {
+        self.0.take().expect("only `into_shared` and `drop` take it")
+    }
+
+    /// The task's header.
+    pub(super) fn header(&self) -> &Header {
+        self.0.as_ref().expect("only `into_shared` and `drop` take it")
     }
 
     /// Whether this task is one for the worker of `mailbox`.
     pub(crate) fn is_for(&self, mailbox: &Mailbox) -> bool {
-        self.0.as_ref().is_some_and(|task| std::ptr::eq(&raw const *task.mailbox, mailbox))
+        // SAFETY: whoever has a `TaskRef` has the right to run the task.
+        let owner = unsafe { self.header().mailbox() };
+        owner.is_some_and(|owner| std::ptr::eq(&raw const **owner, mailbox))
+    }
+
+    /// Lets go of the task, found in a queue that its worker will not look into any more. One that was never polled is
+    /// dropped here. A future that was polled is dropped by a worker, which will find it by other means; here only
+    /// the reference ends.
+    pub(in crate::runtime) fn discard(self) {
+        // SAFETY: as in `is_for`.
+        if self.header().vtable.stealable && unsafe { self.header().mailbox() }.is_some() {
+            drop(self.into_shared());
+        } else {
+            drop_quietly(self);
+        }
     }
 }
 
 impl Drop for TaskRef {
     fn drop(&mut self) {
         if let Some(task) = self.0.take() {
-            // SAFETY: the task is Fresh, and the one who holds its `TaskRef` has the stage, whose closure is `Send`.
+            if task.vtable.stealable {
+                // Aborted or not: it is cancelled.
+                let (Begun::Poll | Begun::Cancel) = task.remote.begin();
+            }
+            // SAFETY: the one who holds the `TaskRef` has the stage. What is in it may be dropped on this thread: a closure that
+            // is `Send` (the task is Fresh), or a future that is (it is stealable).
             unsafe { (task.vtable.cancel)(task.task()) };
         }
     }

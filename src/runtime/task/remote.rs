@@ -1,4 +1,5 @@
-//! The list by which other threads hand tasks to their owner.
+//! The list by which other threads hand tasks to a worker: each mailbox has one for pinned tasks, and each stealable queue one
+//! as its inbox.
 //!
 //! Any number of threads push, one at a time takes. The node is the task's own header, so that pushing allocates nothing, and a
 //! push is one swap and one store, so that it is wait-free (this is Vyukov's intrusive queue):
@@ -40,7 +41,7 @@ impl Link {
     }
 }
 
-/// The list. Each node in it holds one counted reference to its task.
+/// The list. Each node in it holds one counted reference to its task (in an inbox: a [`TaskRef`]).
 pub(in crate::runtime) struct RemoteList {
     /// The end at which threads push.
     newest: CachePadded<AtomicPtr<Link>>,
@@ -69,14 +70,15 @@ impl RemoteList {
     ///
     /// `task` is live, the caller gives up one of its references, and is the one who turned QUEUED on, so that the
     /// task is in no list.
-    pub(super) unsafe fn push(&self, task: NonNull<Header>) {
+    pub(in crate::runtime) unsafe fn push(&self, task: NonNull<Header>) {
         // SAFETY: a header starts with its link, and the node's reference keeps it until it is taken.
         unsafe { self.link(task.cast().as_ptr()) };
     }
 
-    /// Pushes a task that no owner has seen. The caller rings the doorbell next.
-    pub(in crate::runtime) fn push_fresh(&self, task: TaskRef) {
-        // SAFETY: the `TaskRef` held a reference; there is one per task, QUEUED is on from birth, and it was in no list.
+    /// Pushes a task that nobody runs. The caller rings the doorbell next.
+    pub(in crate::runtime) fn push_ref(&self, task: TaskRef) {
+        // SAFETY: the `TaskRef` held a reference; there is one at a time per task, and while there is, QUEUED is on and the
+        // task is in no list.
         unsafe { self.push(task.into_raw()) };
     }
 
@@ -100,7 +102,7 @@ impl RemoteList {
     /// # Safety
     ///
     /// No other call of `take` is under way or unordered with this one.
-    pub(super) unsafe fn take(&self) -> Option<NonNull<Header>> {
+    pub(in crate::runtime) unsafe fn take(&self) -> Option<NonNull<Header>> {
         self.oldest.with_mut(|oldest| {
             // SAFETY: the caller is the only taker.
             let oldest = unsafe { &mut *oldest };

@@ -20,8 +20,8 @@ use crate::sync::{Arc, Cell, UnsafeCell, mutant};
 ///
 /// The link comes first: a node of the remote list *is* a header (`repr(C)`, so their addresses are equal).
 #[repr(C)]
-pub(super) struct Header {
-    /// The place in the owner's remote list. Belongs to whoever turned QUEUED on, then to the list.
+pub(in crate::runtime) struct Header {
+    /// The place in a remote list or an inbox. Belongs to whoever turned QUEUED on, then to the list.
     pub(super) link: Link,
     /// What other threads want of the owner.
     pub(super) remote: Remote,
@@ -35,11 +35,8 @@ pub(super) struct Header {
     owned: Owned,
     /// What depends on the type of the future.
     pub(super) vtable: &'static VTable,
-    /// The owner's mailbox. Its address says who the owner is, and it lives as long as any of its tasks' headers.
-    ///
-    /// This costs a spawn one atomic add on a line that a worker has to itself unless its tasks' last references die
-    /// elsewhere. A count split in two, as the tasks have, was considered; beside the allocation it would not be felt.
-    pub(super) mailbox: Arc<Mailbox>,
+    /// The owner's mailbox, or a stealable task's home; see [`Header::mailbox`].
+    mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
     /// Where it was spawned, and what it is called.
     pub(super) label: Label,
     /// Its number.
@@ -80,7 +77,7 @@ impl Header {
     pub(super) fn new(
         origin: Origin,
         vtable: &'static VTable,
-        mailbox: Arc<Mailbox>,
+        mailbox: Option<Arc<Mailbox>>,
         label: Label,
     ) -> Header {
         Header {
@@ -88,6 +85,7 @@ impl Header {
             remote: Remote(AtomicU8::new(match origin {
                 Origin::Here => 0,
                 Origin::Elsewhere => QUEUED | FRESH,
+                Origin::Placed => QUEUED,
             })),
             join: Join(AtomicU8::new(HANDLE)),
             join_waker: UnsafeCell::new(None),
@@ -102,10 +100,39 @@ impl Header {
                 list_next: Cell::new(None),
             },
             vtable,
-            mailbox,
+            mailbox: UnsafeCell::new(mailbox),
             label,
             id: TaskId::next(),
         }
+    }
+
+    /// The owner's mailbox, whose address says who the owner is; of a stealable task the mailbox of its *home*. It lives as
+    /// long as any of its tasks' headers. `None` for a task that may still go to any worker.
+    ///
+    /// This costs a spawn one atomic add on a line that a worker has to itself unless its tasks' last references die
+    /// elsewhere. A count split in two, as the tasks have, was considered; beside the allocation it would not be felt.
+    ///
+    /// # Safety
+    ///
+    /// The mailbox was set at the task's birth; or the caller has the right to run the task; or it has seen (in the remote
+    /// word, or by holding a waker) that the task was adopted or polled.
+    pub(super) unsafe fn mailbox(&self) -> Option<&Arc<Mailbox>> {
+        // SAFETY: written by `settle` alone, before anyone but its caller may look; read-only from then on.
+        self.mailbox.with(|mailbox| unsafe { (*mailbox).as_ref() })
+    }
+
+    /// Says whose the task is, if nobody has said so before. The next change of the remote word publishes it.
+    ///
+    /// # Safety
+    ///
+    /// The caller has the sole right to run or adopt the task.
+    pub(super) unsafe fn settle(&self, home: &Arc<Mailbox>) {
+        // SAFETY: until the task is settled nobody else looks (`mailbox`), and the caller is one at a time.
+        self.mailbox.with_mut(|mailbox| unsafe {
+            if (*mailbox).is_none() {
+                *mailbox = Some(Arc::clone(home));
+            }
+        });
     }
 
     /// The owner's words.
@@ -133,6 +160,8 @@ pub(super) enum Origin {
     Here,
     /// Perhaps another thread; the owner has yet to adopt it.
     Elsewhere,
+    /// Any thread, for any worker to run: a stealable task.
+    Placed,
 }
 
 /// The remote word.
@@ -142,10 +171,32 @@ pub(super) struct Remote(AtomicU8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Request {
-    /// Push the task on the owner's remote list.
+    /// Push the task on the owner's remote list; a stealable one on a stealable queue.
     Push,
-    /// Nothing: the owner will come by.
+    /// Nothing: somebody will come by.
     Pending,
+}
+
+/// What a worker finds that begins to run a stealable task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Begun {
+    /// It is to be polled.
+    Poll,
+    /// It is to be cancelled.
+    Cancel,
+}
+
+/// What the last worker to end finds in a stealable task that nobody has finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Left {
+    /// It is finished after all.
+    Finished,
+    /// It is in a queue, or on its way to one, with the reference of who may run it.
+    Queued,
+    /// It waits; the reference is the word's.
+    Idle,
 }
 
 /// What the owner found in the remote word when it took the task in.
@@ -181,10 +232,42 @@ impl Remote {
             before
         } else {
             // Release: pairs with the Acquire of `take` and publishes what the caller wrote for the task to see. Acquire:
-            // when QUEUED was off, pairs with the Release of `take`, after which the link is the caller's to write.
+            // when QUEUED was off, pairs with the Release of `take` (or `pause`), after which the link is the caller's to write.
             self.0.fetch_or(bits, AcqRel)
         };
-        if before & QUEUED == 0 { Request::Push } else { Request::Pending }
+        if before & (QUEUED | RUNNING) == 0 { Request::Push } else { Request::Pending }
+    }
+
+    /// Stealable: turns the right to run into a run.
+    pub(super) fn begin(&self) -> Begun {
+        // Acquire: pairs with the Release of `request` (the poll sees what wakers wrote) and of `pause` (and what the last poll left).
+        let before = self.0.fetch_xor(QUEUED | RUNNING, AcqRel);
+        debug_assert_eq!(before & (QUEUED | RUNNING), QUEUED, "only a queued task is run, by one at a time");
+        if before & ABORT == 0 { Begun::Poll } else { Begun::Cancel }
+    }
+
+    /// Stealable: ends a run whose poll was pending. On [`Request::Push`] the task was woken meanwhile, and is this thread's to
+    /// push; otherwise it may run elsewhere from here on, and be gone.
+    pub(super) fn pause(&self) -> Request {
+        // Release: publishes the future, as the poll left it, to the next `begin`.
+        let before = self.0.fetch_and(!RUNNING, AcqRel);
+        if before & QUEUED == 0 { Request::Pending } else { Request::Push }
+    }
+
+    /// Stealable: begins a run of a task that nobody has woken. Whether it was so.
+    pub(super) fn begin_idle(&self) -> bool {
+        // Acquire: pairs with the Release of `pause`. An aborted task is queued, so an idle word is zero.
+        self.0.compare_exchange(0, RUNNING, Acquire, Relaxed).is_ok()
+    }
+
+    /// Stealable: begins a run that no other worker can begin any more.
+    pub(super) fn begin_last(&self) -> Left {
+        // Acquire: as in `begin`.
+        match self.0.fetch_or(RUNNING, AcqRel) {
+            before if before & RUNNING != 0 => Left::Finished,
+            before if before & QUEUED != 0 => Left::Queued,
+            _ => Left::Idle,
+        }
     }
 
     /// Takes note, as the owner, of all that was requested. The task's node is in no list at this moment.
@@ -318,7 +401,8 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// Remote word: the node is in the remote list, or about to be, or the task waits for adoption.
+/// Remote word: the node is in the remote list, or about to be, or the task waits for adoption. Stealable: the task is in a
+/// queue, or about to be, or was woken while it runs.
 const QUEUED: u8 = 1;
 
 /// Remote word: the task is to be cancelled. Never turned off.
@@ -326,6 +410,9 @@ const ABORT: u8 = 2;
 
 /// Remote word: the stage holds a closure that no owner has seen.
 const FRESH: u8 = 4;
+
+/// Remote word, stealable: a worker polls or drops the task. Never turned off when it is finished: its last run has no end.
+const RUNNING: u8 = 8;
 
 /// Join word: the output is there. Never turned off.
 const COMPLETE: u8 = 1;

@@ -13,12 +13,13 @@ use std::thread;
 use super::{Executor, JoinError, JoinHandle, TaskRef};
 use crate::io::driver::waiter::Waiter;
 use crate::runtime::mesh::mailbox::Mailbox;
+use crate::runtime::spawner::Spawner;
 
 /// A worker without a driver, whose unparker counts.
 fn worker() -> (Rc<Executor>, Arc<AtomicUsize>) {
     let unparked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&unparked);
-    let mailbox = Mailbox::new(1, move || {
+    let mailbox = Mailbox::new(&Spawner::new(1, false), 0, move || {
         count.fetch_add(1, Ordering::Relaxed);
     });
     (Executor::new(mailbox), unparked)

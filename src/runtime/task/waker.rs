@@ -17,7 +17,7 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use super::TaskId;
 use super::executor::{self, Executor};
-use super::raw::Shared;
+use super::raw::{Shared, TaskRef};
 use super::state::{Header, Life, Request};
 use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
 
@@ -25,15 +25,21 @@ use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
 ///
 /// # Safety
 ///
-/// Runs on the task's owner; the task stays Linked until `poll` has returned.
-pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
+/// `waker` is [`PINNED`], this is the task's owner, and the task stays Linked until `poll` has returned; or it is [`STEALABLE`], so is
+/// the task, and this is its runner, which keeps a reference.
+pub(super) unsafe fn poll_as<R>(
+    task: NonNull<Header>,
+    waker: &'static RawWakerVTable,
+    poll: impl FnOnce(&mut Context<'_>) -> R,
+) -> R {
     let data = task.as_ptr().cast_const().cast::<()>();
     // SAFETY: the vtable's functions expect a header's address, and a reference; this waker has none, but is never dropped
-    // and lives no longer than `poll`, while the task list keeps the header.
-    let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, &WAKER)) });
-    let waiter = RawWaiter { data, waker_vtable: &WAKER, vtable: &WAITER };
+    // and lives no longer than `poll`, while the task list or the runner keeps the header.
+    let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, waker)) });
+    // A waiter's count is the owner's; a stealable task has no owner, its waker is never this one, and so it is never counted thus.
+    let waiter = RawWaiter { data, waker_vtable: PINNED, vtable: &WAITER };
     // SAFETY: the header is live until `poll` returns; the waiter's functions are sound on its owner, which this thread
-    // is, and waiters are `!Send`.
+    // is if they are called, and waiters are `!Send`.
     unsafe { run_as(waiter, || poll(&mut Context::from_waker(&waker))) }
 }
 
@@ -62,11 +68,11 @@ pub fn name() -> Option<Cow<'static, str>> {
 /// Calls `look` with the task that is being polled on this thread.
 pub(super) fn with_running<R>(look: impl FnOnce(&Header) -> R) -> Option<R> {
     let data = running(&WAITER)?;
-    // SAFETY: `poll_as` put it there, for as long as it polls, and the task list keeps the header meanwhile. We are inside that poll.
+    // SAFETY: `poll_as` put it there, for as long as it polls, and the header is kept meanwhile. We are inside that poll.
     Some(look(unsafe { header_of(data).as_ref() }))
 }
 
-/// Makes the task ready, from whichever thread. What the task's waker does.
+/// Makes a pinned task ready, from whichever thread. What the task's waker does.
 ///
 /// # Safety
 ///
@@ -85,7 +91,7 @@ pub(super) unsafe fn wake(task: NonNull<Header>) {
     }
 }
 
-/// Has the task cancelled by its owner, from whichever thread.
+/// Has the task cancelled by its owner, or by whoever runs it next, from whichever thread.
 ///
 /// # Safety
 ///
@@ -93,25 +99,63 @@ pub(super) unsafe fn wake(task: NonNull<Header>) {
 pub(super) unsafe fn abort(task: NonNull<Header>) {
     // SAFETY: the caller's own promise.
     let header = unsafe { task.as_ref() };
-    let done = Executor::with_owner_of(header, |owner| {
-        // SAFETY: this is the owner (or owner to be; of a Fresh task the words are as they were made).
-        let owned = unsafe { header.owned() };
-        match owned.life.get() {
-            // It waits for its adoption, in the list or in a message: leave the bit, as from elsewhere.
-            Life::Fresh => false,
-            Life::Linked => {
+    if header.join.is_complete_hint() {
+        return;
+    }
+    // While it is fresh it has no owner to ask for, and QUEUED is on: leave the bit, as from elsewhere.
+    let here = !header.vtable.stealable && !header.remote.peek().fresh;
+    let done = here
+        && Executor::with_owner_of(header, |owner| {
+            // SAFETY: this is the owner.
+            let owned = unsafe { header.owned() };
+            if owned.life.get() == Life::Linked {
                 owned.aborted.set(true);
                 // SAFETY: the task is live, and this is its owner.
                 unsafe { owner.wake_here(task) };
-                true
             }
-            Life::Done => true,
-        }
-    });
-    if done != Some(true) && !header.join.is_complete_hint() {
-        let request = header.remote.request_abort();
+        })
+        .is_some();
+    if done {
+        return;
+    }
+    let request = header.remote.request_abort();
+    if header.vtable.stealable {
+        // SAFETY: as above.
+        unsafe { fulfil_stealable(task, request) };
+    } else {
         // SAFETY: as above.
         unsafe { fulfil(task, request) };
+    }
+}
+
+/// Makes a stealable task ready, from whichever thread.
+///
+/// # Safety
+///
+/// As [`wake`].
+unsafe fn wake_stealable(task: NonNull<Header>) {
+    // SAFETY: the caller's own promise.
+    let request = unsafe { task.as_ref() }.remote.request_poll();
+    // SAFETY: as above.
+    unsafe { fulfil_stealable(task, request) };
+}
+
+/// Queues a stealable task where thieves see it, if that is what the request asks for: with this worker, if it is one of the task's
+/// runtime, else at the task's home.
+///
+/// # Safety
+///
+/// As [`wake`]; `request` was answered by the task's remote word just now.
+unsafe fn fulfil_stealable(task: NonNull<Header>, request: Request) {
+    if request == Request::Pending {
+        return;
+    }
+    // SAFETY: the caller keeps the header, whoever runs the task meanwhile; it has been idle, so it has been polled.
+    let home = unsafe { (*task.as_ptr()).mailbox() }.expect("a task that was polled has a home");
+    // SAFETY: we turned QUEUED on in a task that was idle, so the right to run is ours, and the reference was the word's.
+    let task = unsafe { TaskRef::from_raw(task) };
+    if let Err(task) = Executor::push_here(home.spawner(), task) {
+        home.place(task);
     }
 }
 
@@ -128,41 +172,53 @@ unsafe fn fulfil(task: NonNull<Header>, request: Request) {
     let node = unsafe { ManuallyDrop::new(Shared::from_raw(task)) };
     let node = Shared::clone(&node).into_raw();
     // SAFETY: the caller's reference lasts, and with it the mailbox, even if the node is taken at once.
-    let mailbox = unsafe { &task.as_ref().mailbox };
+    let mailbox = unsafe { task.as_ref().mailbox() }.expect("a task that was adopted has an owner");
     // SAFETY: `node` brings a reference, and we are who turned QUEUED on.
     unsafe { mailbox.remote.push(node) };
     mailbox.ring_remote();
 }
 
-/// The functions of every task's waker.
-static WAKER: RawWakerVTable = RawWakerVTable::new(clone_waker, wake_waker, wake_waker_by_ref, drop_waker);
+/// The functions of a pinned task's waker.
+pub(super) const PINNED: &RawWakerVTable = {
+    static VTABLE: RawWakerVTable =
+        RawWakerVTable::new(clone::<false>, wake_by_value::<false>, wake_by_ref::<false>, drop_waker);
+    &VTABLE
+};
+
+/// The functions of a stealable task's waker.
+pub(super) const STEALABLE: &RawWakerVTable = {
+    static VTABLE: RawWakerVTable =
+        RawWakerVTable::new(clone::<true>, wake_by_value::<true>, wake_by_ref::<true>, drop_waker);
+    &VTABLE
+};
 
 /// # Safety
 ///
-/// `data` is the header of a live task.
-unsafe fn clone_waker(data: *const ()) -> RawWaker {
+/// `data` is the header of a live task, which is stealable or not.
+unsafe fn clone<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
     // SAFETY: the waker that is cloned keeps the header; what is taken from it here is given back by forgetting it.
     let waker = ManuallyDrop::new(unsafe { Shared::from_raw(header_of(data)) });
     let clone = Shared::clone(&waker).into_raw();
-    RawWaker::new(clone.as_ptr().cast_const().cast(), &WAKER)
+    RawWaker::new(clone.as_ptr().cast_const().cast(), if IS_STEALABLE { STEALABLE } else { PINNED })
 }
 
 /// # Safety
 ///
-/// `data` is the header of a live task, and comes with a reference.
-unsafe fn wake_waker(data: *const ()) {
+/// As [`clone`]; and `data` comes with a reference.
+unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
     // SAFETY: the reference is the waker's, which is consumed. It is given up after the wake is done.
     let waker = unsafe { Shared::from_raw(header_of(data)) };
     // SAFETY: `waker` is a reference.
-    unsafe { wake(waker.task()) };
+    unsafe { wake_by_ref::<IS_STEALABLE>(waker.task().as_ptr().cast_const().cast()) };
 }
 
 /// # Safety
 ///
-/// `data` is the header of a live task.
-unsafe fn wake_waker_by_ref(data: *const ()) {
+/// As [`clone`].
+unsafe fn wake_by_ref<const IS_STEALABLE: bool>(data: *const ()) {
+    let task = header_of(data);
     // SAFETY: the waker keeps the header.
-    unsafe { wake(header_of(data)) };
+    unsafe { if IS_STEALABLE { wake_stealable(task) } else { wake(task) } };
 }
 
 /// # Safety
