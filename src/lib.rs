@@ -80,7 +80,7 @@ pub mod time;
 #[cfg(not(loom))]
 pub use runtime::{Runtime, Sharded, WorkerId, alloc, current_worker, workers};
 #[cfg(not(loom))]
-pub use task::{on_every_worker, spawn, spawn_local, spawn_pinned, spawn_to};
+pub use task::{on_every_worker, spawn, spawn_blocking, spawn_local, spawn_pinned, spawn_to};
 #[cfg(all(feature = "macros", not(loom)))]
 pub use veloq_macros::{main, test};
 

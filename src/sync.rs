@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`atomic`], [`Arc`] | std | loom: explores what the memory model allows; counts an `Arc` that was leaked |
 //! | [`Cell`], [`UnsafeCell`] | std | loom: an access that no happens-before edge orders is a failure |
+//! | [`Mutex`], [`Condvar`], [`thread`] | std, a poisoned lock taken all the same | loom: a wait that nobody ends is a failure |
 //! | [`per_thread!`] | a const thread-local without destructor | loom's, since loom's threads share one thread of the system |
 //!
 //! **Mutants.** A model that cannot fail proves nothing. At each place where an ordering, a fence or a second look is
@@ -18,7 +19,10 @@
 #[cfg(not(loom))]
 mod real {
     pub(crate) use std::cell::Cell;
-    pub(crate) use std::sync::{Arc, atomic};
+    use std::sync::PoisonError;
+    pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
+    pub(crate) use std::thread;
+    use std::time::Duration;
 
     /// [`std::cell::UnsafeCell`] with loom's interface: the pointer is lent for the length of a call.
     #[derive(Debug, Default)]
@@ -45,6 +49,48 @@ mod real {
         }
     }
 
+    /// [`std::sync::Condvar`], by whose time limits loom's can stand in.
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(std::sync::Condvar);
+
+    impl Condvar {
+        /// Nobody waits.
+        pub(crate) const fn new() -> Condvar {
+            Condvar(std::sync::Condvar::new())
+        }
+
+        /// Ends the wait of one.
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        /// Ends the wait of all.
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+
+        /// Waits until notified, or for no reason, or for so long; says whether the time was up.
+        pub(crate) fn wait_for<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            limit: Duration,
+        ) -> (MutexGuard<'a, T>, bool) {
+            let (guard, waited) = self.0.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner);
+            (guard, waited.timed_out())
+        }
+
+        /// Waits while the condition holds, or for so long.
+        pub(crate) fn wait_while<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            limit: Duration,
+            condition: impl FnMut(&mut T) -> bool,
+        ) -> MutexGuard<'a, T> {
+            let waited = self.0.wait_timeout_while(guard, limit, condition);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        }
+    }
+
     /// Whether the bug of this name is put back: never, in a program.
     #[inline(always)]
     pub(crate) const fn mutant(_name: &str) -> bool {
@@ -63,7 +109,59 @@ mod real {
 #[cfg(loom)]
 mod real {
     pub(crate) use loom::cell::{Cell, UnsafeCell};
-    pub(crate) use loom::sync::{Arc, atomic};
+    pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
+    pub(crate) use loom::thread;
+    use std::time::Duration;
+
+    /// loom's condition variable, whose waits are limited by nothing but [`expire`](Condvar::expire).
+    #[derive(Debug)]
+    pub(crate) struct Condvar {
+        inner: loom::sync::Condvar,
+        expired: std::sync::atomic::AtomicBool,
+    }
+
+    impl Condvar {
+        pub(crate) fn new() -> Condvar {
+            Condvar { inner: loom::sync::Condvar::new(), expired: Default::default() }
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.inner.notify_one();
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.inner.notify_all();
+        }
+
+        /// The time of all who wait is up. The caller holds the mutex.
+        #[cfg(test)]
+        pub(crate) fn expire(&self) {
+            self.expired.store(true, std::sync::atomic::Ordering::Relaxed);
+            self.inner.notify_all();
+        }
+
+        pub(crate) fn wait_for<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            _limit: Duration,
+        ) -> (MutexGuard<'a, T>, bool) {
+            let guard = self.inner.wait(guard).expect("models do not poison");
+            // Guarded by the mutex.
+            (guard, self.expired.swap(false, std::sync::atomic::Ordering::Relaxed))
+        }
+
+        pub(crate) fn wait_while<'a, T>(
+            &self,
+            mut guard: MutexGuard<'a, T>,
+            _limit: Duration,
+            mut condition: impl FnMut(&mut T) -> bool,
+        ) -> MutexGuard<'a, T> {
+            while condition(&mut guard) {
+                guard = self.inner.wait(guard).expect("models do not poison");
+            }
+            guard
+        }
+    }
 
     /// Whether the bug of this name is put back, by [`model::catches`](super::model::catches).
     pub(crate) fn mutant(name: &str) -> bool {
@@ -79,7 +177,15 @@ mod real {
     pub(crate) use per_thread;
 }
 
-pub(crate) use real::{Arc, Cell, UnsafeCell, atomic, mutant, per_thread};
+pub(crate) use real::{
+    Arc, Cell, Condvar, Mutex, MutexGuard, UnsafeCell, atomic, mutant, per_thread, thread,
+};
+
+/// Takes a lock that nobody holds for long, and under which nothing of the user's runs. So what it guards is whole even if a
+/// thread has panicked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// Runs models: the code as it is must hold, and the code with one bug put back must be caught.
 #[cfg(loom)]
@@ -102,6 +208,15 @@ pub(crate) mod model {
     pub(crate) fn holds(model: impl Fn() + Send + Sync + 'static) {
         if std::env::var_os(CHOSEN).is_none() {
             explore(model);
+        }
+    }
+
+    /// Asserts that `model`, whose threads wait for each other in many places, holds in every interleaving with at most so many
+    /// involuntary switches.
+    #[cfg(test)]
+    pub(crate) fn holds_within(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
+        if std::env::var_os(CHOSEN).is_none() {
+            explore_within(preemptions_max, model);
         }
     }
 
@@ -147,8 +262,14 @@ pub(crate) mod model {
     /// Runs `model` in every interleaving that the bound allows.
     #[cfg(test)]
     fn explore(model: impl Fn() + Send + Sync + 'static) {
+        explore_within(PREEMPTIONS_MAX, model);
+    }
+
+    /// The same, with a bound of its own.
+    #[cfg(test)]
+    fn explore_within(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS_MAX));
+        builder.preemption_bound = builder.preemption_bound.or(Some(preemptions_max));
         builder.check(model);
     }
 

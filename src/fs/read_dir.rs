@@ -19,11 +19,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::{FileType, Metadata, symlink_metadata};
+use crate::io::driver::DriverHandle;
 use crate::io::driver::thread_pool::{Answer, JobFailed, ThreadPool};
+use crate::sync::Arc;
 
 /// Entries that a thread reads at a time: a handful of system calls' worth, so that the trip to the thread and back does
 /// not count, and a few dozen KiB.
 const BATCH_ENTRIES: usize = 256;
+
+/// What a strict runtime refuses.
+const CALL: &str = "listing a directory";
 
 /// Opens a directory to list it. `.` and `..` are not listed, and the order is the file system's.
 ///
@@ -48,12 +53,17 @@ const BATCH_ENTRIES: usize = 256;
 /// # Errors
 ///
 /// What the operating system said, as `NotFound`, or `NotADirectory`. `QuotaExceeded` if too much blocking work waits
-/// already.
+/// already. `Unsupported` on a [strict](crate::runtime::Builder::strict) runtime.
+///
+/// # Panics
+///
+/// When polled outside a worker.
 pub async fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
     let path = path.as_ref().to_owned();
-    let first = ThreadPool::of_process().submit(move || std::fs::read_dir(path).map(fetch))?;
+    let threads = Arc::clone(DriverHandle::current().threads());
+    let first = threads.submit_silently(CALL, move || std::fs::read_dir(path).map(fetch))?;
     let batch = first.await.map_err(JobFailed::into_error)??;
-    let mut entries = ReadDir { state: State::Ended, batch: VecDeque::new() };
+    let mut entries = ReadDir { state: State::Ended, batch: VecDeque::new(), threads };
     entries.take(batch);
     Ok(entries)
 }
@@ -64,6 +74,7 @@ pub struct ReadDir {
     state: State,
     /// Read, and not yet asked for.
     batch: VecDeque<io::Result<DirEntry>>,
+    threads: Arc<ThreadPool>,
 }
 
 #[derive(Debug)]
@@ -103,7 +114,7 @@ impl ReadDir {
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return Poll::Ready(Ok(None)),
                 State::Open(dir) => {
-                    self.state = State::Fetching(ThreadPool::of_process().submit(move || fetch(dir))?);
+                    self.state = State::Fetching(self.threads.submit_silently(CALL, move || fetch(dir))?);
                 }
                 State::Fetching(mut answer) => match Pin::new(&mut answer).poll(cx) {
                     Poll::Pending => {

@@ -24,5 +24,6 @@ pub(crate) mod buf {
 }
 #[cfg(loom)]
 pub(crate) mod driver {
+    pub(crate) mod thread_pool;
     pub(crate) mod waiter;
 }

@@ -1,15 +1,16 @@
 //! What counts as an address, and resolving names.
 //!
 //! An address that is written in numbers is known at once. A name is looked up by the C library, which blocks, so that
-//! happens on a thread of the process's pool; the awaiting task is woken from there. A lookup that is dropped goes on
-//! there, unheard. The pool's bounds (64 lookups at a time, 4096 waiting) hold for the whole process; beyond them the
-//! lookup fails with `QuotaExceeded`.
+//! happens on a thread of the runtime's pool for blocking work; the awaiting task is woken from there. A lookup that is dropped
+//! goes on there, unheard. The pool's bounds hold for lookups and everything else that blocks; beyond them the lookup fails
+//! with `QuotaExceeded`. A strict runtime refuses to look up names: it is a silent use of the pool.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::slice;
 
-use crate::io::driver::thread_pool::{JobFailed, ThreadPool};
+use crate::io::driver::DriverHandle;
+use crate::io::driver::thread_pool::JobFailed;
 
 /// What can be connected to, bound to or sent to: addresses, or a name that stands for some.
 ///
@@ -61,7 +62,8 @@ impl Addresses {
 ///
 /// # Errors
 ///
-/// `InvalidInput` for what is not an address; what the resolver said; `QuotaExceeded` if too many lookups wait.
+/// `InvalidInput` for what is not an address; what the resolver said; `QuotaExceeded` if too many lookups wait;
+/// `Unsupported` for a name on a strict runtime.
 pub(super) async fn resolve(target: &impl ToSocketAddrs) -> io::Result<Resolved> {
     let resolved = match target.target()? {
         Addresses::One(addr) => Resolved::One(addr),
@@ -70,7 +72,7 @@ pub(super) async fn resolve(target: &impl ToSocketAddrs) -> io::Result<Resolved>
             let lookup = move || {
                 std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), port)).map(Iterator::collect)
             };
-            let answer = ThreadPool::of_process().submit(lookup)?.await;
+            let answer = DriverHandle::current().threads().submit_silently("resolving a name", lookup)?.await;
             Resolved::List(answer.map_err(JobFailed::into_error)??)
         }
     };

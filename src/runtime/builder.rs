@@ -10,7 +10,12 @@ use super::runtime::Runtime;
 use super::worker_id::WORKERS_MAX;
 use crate::io::buf::PoolConfig;
 use crate::io::driver::DriverConfig;
+use crate::io::driver::thread_pool::ThreadPoolConfig;
 use crate::os::{Affinity, Topology};
+
+/// Threads for blocking work at most: 4096 stacks are 8 GiB of address space, and more runnable threads than that are no pool
+/// but a mistake.
+const BLOCKING_THREADS_MAX: usize = 4096;
 
 /// Makes a [`Runtime`]. Every setting has a default; the defaults are one pinned worker for each CPU the process may use.
 ///
@@ -30,6 +35,7 @@ pub struct Builder {
     pub(super) drain_patience: Duration,
     pub(super) spin: Duration,
     pub(super) thread_name: String,
+    blocking: ThreadPoolConfig,
 }
 
 impl Default for Builder {
@@ -52,6 +58,7 @@ impl Builder {
             drain_patience: Duration::from_secs(5),
             spin: Duration::from_micros(20),
             thread_name: "veloq".to_owned(),
+            blocking: ThreadPoolConfig::default(),
         }
     }
 
@@ -155,15 +162,49 @@ impl Builder {
         self
     }
 
-    /// How long a worker that ends waits for the kernel to give back what it has; 5 s by default. What is left then is
-    /// leaked and counted.
+    /// How long a worker that ends waits for the kernel to give back what it has, and the runtime for blocking jobs that
+    /// run; 5 s by default. What is left then is leaked and counted.
     #[must_use]
     pub fn drain_patience(mut self, patience: Duration) -> Builder {
         self.drain_patience = patience;
         self
     }
 
-    /// What the workers' threads are called, before their number; "veloq" by default.
+    /// Threads for blocking work at most ([`spawn_blocking`](crate::spawn_blocking), name lookups, listing directories); 64 by
+    /// default. They start as they are needed.
+    #[must_use]
+    pub fn blocking_threads(mut self, max: usize) -> Builder {
+        self.blocking.threads_max = max;
+        self
+    }
+
+    /// Blocking jobs at most that wait for a thread; 4096 by default. What comes then is refused with a
+    /// [`PoolRefused`](crate::task::PoolRefused).
+    #[must_use]
+    pub fn blocking_queue(mut self, max: usize) -> Builder {
+        self.blocking.queue_max = max;
+        self
+    }
+
+    /// How long a thread for blocking work stays with nothing to do; 10 s by default.
+    #[must_use]
+    pub fn blocking_idle(mut self, limit: Duration) -> Builder {
+        self.blocking.idle = limit;
+        self
+    }
+
+    /// Whether calls that would block a thread *silently* are refused instead; off by default. io_uring cannot do everything:
+    /// names are resolved and directories are listed by threads, behind calls that look like any other. A strict
+    /// runtime answers such a call with an error whose source, a [`PoolRefused::Strict`](crate::task::PoolRefused::Strict), names
+    /// it. `spawn_blocking` is not silent, and stays allowed.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Builder {
+        self.blocking.strict = strict;
+        self
+    }
+
+    /// What the threads are called: the workers' with their number, as "veloq-1", and those for blocking work as
+    /// "veloq-blocking-1"; "veloq" by default.
     #[must_use]
     pub fn thread_name(mut self, name: impl Into<String>) -> Builder {
         self.thread_name = name.into();
@@ -194,11 +235,17 @@ impl Builder {
         Runtime::start(&self, &seats)
     }
 
+    /// The settings of the threads for blocking work.
+    pub(super) fn blocking(&self) -> ThreadPoolConfig {
+        ThreadPoolConfig { name: format!("{}-blocking", self.thread_name), ..self.blocking.clone() }
+    }
+
     fn check(&self) -> io::Result<()> {
         let checks = [
             ("workers", self.workers.unwrap_or(1), 1, WORKERS_MAX),
             ("budget", self.budget, 1, 1 << 20),
             ("ring_entries", self.driver.ring_entries as usize, 1, 1 << 15),
+            ("blocking_threads", self.blocking.threads_max, 1, BLOCKING_THREADS_MAX),
             ("receive_buffers", usize::from(self.driver.receive_buffers), 0, 1 << 15),
             ("operations_max", self.driver.operations_max as usize, 16, u32::MAX as usize),
         ];

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
+use super::blocking::BlockingHandle;
 use super::metrics::WorkerMetrics;
 use super::placement::Seat;
 use super::shared::Shared;
@@ -109,6 +110,24 @@ impl Handle {
     #[must_use]
     pub fn metrics(&self) -> Vec<WorkerMetrics> {
         self.shared.published.iter().map(|published| published.load()).collect()
+    }
+
+    /// Runs `work`, which may block, on a thread kept for that; see [`spawn_blocking`](crate::spawn_blocking). On a runtime that has
+    /// ended it is dropped, and the handle answers with a [refusal](crate::task::JoinError::is_refused).
+    #[track_caller]
+    pub fn spawn_blocking<F, T>(&self, work: F) -> BlockingHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        BlockingHandle::start(&self.shared, Label::here(), work)
+    }
+
+    /// Blocking jobs that were still running when the runtime had waited for them long enough
+    /// ([`Builder::drain_patience`](super::Builder::drain_patience)) and ended. Their threads end with them.
+    #[must_use]
+    pub fn unfinished_jobs(&self) -> usize {
+        self.shared.jobs_left()
     }
 
     /// Operations that the kernel had not given back when their workers ended; their memory is leaked. Zero unless a

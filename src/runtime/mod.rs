@@ -17,9 +17,12 @@
 //! | `builder`, `runtime`, `handle` | starting and ending all workers together, and reaching them from elsewhere |
 //! | `gate` | who is inside of what is to be closed |
 //! | `task_local` | values that belong to a task |
+//! | `blocking` | work that blocks, on threads of its own |
 //! | `sharded` | a service with one instance on each worker |
 //! | `metrics` | what each worker has done |
 
+#[cfg(not(loom))]
+pub(crate) mod blocking;
 #[cfg(not(loom))]
 mod builder;
 #[cfg(not(loom))]

@@ -93,9 +93,8 @@ impl Runtime {
             mailboxes[id.index()] = Some(ready?);
         }
         let mailboxes = mailboxes.into_iter().map(|mailbox| mailbox.expect("every thread has reported"));
-        let shared = Arc::new(
-            Shared::new(spawner, mailboxes.collect(), builder.drain_patience).with_seats(seats.into()),
-        );
+        let shared = Shared::new(spawner, mailboxes.collect(), builder.drain_patience);
+        let shared = Arc::new(shared.with_blocking(builder.blocking()).with_seats(seats.into()));
         for start in starts {
             start.send(Arc::clone(&shared)).expect("a thread that reported waits for its start");
         }
@@ -178,6 +177,7 @@ impl Runtime {
         self.shared.stop();
         let ours = catch_unwind(AssertUnwindSafe(|| worker.map(Worker::end)));
         let others = self.threads.drain(..).map(thread::JoinHandle::join).fold(Ok(()), Result::and);
+        self.shared.end_blocking();
         if let Some(caller) = self.caller.take() {
             // The thread may have been moved to a cpuset without these CPUs; then it stays where it is.
             let _moved = caller.apply_to_this_thread();

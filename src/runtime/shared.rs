@@ -14,6 +14,7 @@ use super::placement::Seat;
 use super::spawner::Spawner;
 use super::task::TaskRef;
 use super::worker_id::WorkerId;
+use crate::io::driver::thread_pool::{ThreadPool, ThreadPoolConfig};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -32,7 +33,11 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// Operations that workers could not get back from the kernel when they ended.
     leaked: AtomicUsize,
-    /// How long a worker that ends waits for the kernel.
+    /// The threads for work that blocks.
+    pub(crate) blocking: Arc<ThreadPool>,
+    /// Blocking jobs that were still running when nobody waited for them any more.
+    jobs_left: AtomicUsize,
+    /// How long a worker that ends waits for the kernel, and the runtime for blocking jobs.
     pub(crate) drain_patience: Duration,
     /// Where each worker is pinned; nothing of workers that are not threads.
     seats: Box<[Option<Seat>]>,
@@ -62,9 +67,16 @@ impl Shared {
             published: (0..workers).map(|_| CachePadded::default()).collect(),
             stopping: AtomicBool::new(false),
             leaked: AtomicUsize::new(0),
+            blocking: Arc::new(ThreadPool::new(ThreadPoolConfig::default())),
+            jobs_left: AtomicUsize::new(0),
             drain_patience,
             seats: Box::default(),
         }
+    }
+
+    /// The block with such threads for work that blocks.
+    pub(crate) fn with_blocking(self, blocking: ThreadPoolConfig) -> Shared {
+        Shared { blocking: Arc::new(ThreadPool::new(blocking)), ..self }
     }
 
     /// The block for workers that run there.
@@ -140,6 +152,17 @@ impl Shared {
     /// Notes what a worker's driver left in the kernel's hands.
     pub(crate) fn note_leaked(&self, operations: usize) {
         self.leaked.fetch_add(operations, Ordering::Relaxed);
+    }
+
+    /// Ends the threads for blocking work, once the workers have ended.
+    pub(crate) fn end_blocking(&self) {
+        let left = self.blocking.shut_down(self.drain_patience);
+        self.jobs_left.store(left, Ordering::Relaxed);
+    }
+
+    /// Blocking jobs that were running when the runtime ended without them.
+    pub(crate) fn jobs_left(&self) -> usize {
+        self.jobs_left.load(Ordering::Relaxed)
     }
 
     /// Operations that the kernel did not give back.

@@ -78,6 +78,7 @@ impl Worker {
         budget: usize,
         spinner: Spinner,
     ) -> Worker {
+        driver.share_threads(&shared.blocking);
         let executor = Executor::new(Arc::clone(shared.mailbox(id)));
         let links = Links::new(id, Arc::clone(&shared)).into();
         let parts = Parts {

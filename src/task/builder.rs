@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 
-use super::JoinHandle;
+use super::{BlockingHandle, JoinHandle};
 use crate::runtime::WorkerId;
 use crate::runtime::context::Context;
 use crate::runtime::task::Label;
@@ -65,6 +65,20 @@ impl Builder {
         Fut::Output: Send + 'static,
     {
         Context::current().spawn_to_as(self.label(), worker, work)
+    }
+
+    /// Runs `work`, which may block, on a thread kept for that; see [`spawn_blocking`](super::spawn_blocking).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn spawn_blocking<F, T>(self, work: F) -> BlockingHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        BlockingHandle::start(&Context::current().shared, self.label(), work)
     }
 
     /// Runs a future wherever there is time for it; see [`spawn`](super::spawn()).

@@ -17,6 +17,10 @@ mod spawn;
 mod yield_now;
 
 #[cfg(not(loom))]
+pub use crate::io::driver::PoolRefused;
+#[cfg(not(loom))]
+pub use crate::runtime::blocking::{BlockingHandle, spawn_blocking};
+#[cfg(not(loom))]
 pub use crate::runtime::gate::{Closing, Gate, GateClosed, GatePass};
 pub use crate::runtime::task::{AbortHandle, JoinError, JoinHandle, TaskId, id, name};
 #[cfg(not(loom))]

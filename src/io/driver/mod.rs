@@ -46,12 +46,15 @@ pub(crate) use descriptor::DirectTable;
 pub(crate) use descriptor::own_fd;
 pub use descriptor::{Descriptor, DirectDescriptor, SharedDescriptor};
 pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
+pub use thread_pool::{PoolRefused, ThreadPoolStats};
 pub use token::Token;
 pub(crate) use unpark::Unparker;
 
 use crate::io::buf::{BufPool, FixedBuf, Pool};
 use crate::io::socket::Receivers;
+use crate::sync::Arc;
 use slab::{Abandon, Notice, PayloadType, StableSlab};
+use thread_pool::{ThreadPool, ThreadPoolConfig};
 use waiter::Waiter;
 
 /// How long a shutdown waits before it asks again for the cancellation of what is left. A cancellation can miss: an
@@ -334,6 +337,8 @@ struct DriverCell {
     pool: OnceCell<Pool>,
     /// Who may hold how much of the receive ring.
     receivers: Receivers,
+    /// The runtime's threads for what the kernel can only do by blocking.
+    threads: OnceCell<Arc<ThreadPool>>,
     /// Set by `shut_down`: new operations are refused, and end as cancelled.
     closed: Cell<bool>,
 }
@@ -391,6 +396,7 @@ impl DriverHandle {
             }),
             pool: OnceCell::new(),
             receivers: Receivers::new(config),
+            threads: OnceCell::new(),
             closed: Cell::new(false),
         }))
     }
@@ -572,6 +578,17 @@ impl DriverHandle {
             PlatformDriver::Sim(_) => false,
         };
         self.0.receivers.set_ring(ring_bytes, config, picks_once);
+    }
+
+    /// Makes a runtime's threads for blocking work the ones to use.
+    pub(crate) fn share_threads(&self, threads: &Arc<ThreadPool>) {
+        let given = self.0.threads.set(Arc::clone(threads));
+        assert!(given.is_ok(), "a driver gets its threads before it is used");
+    }
+
+    /// The threads for what the kernel can only do by blocking. A driver outside any runtime has its own.
+    pub(crate) fn threads(&self) -> &Arc<ThreadPool> {
+        self.0.threads.get_or_init(|| Arc::new(ThreadPool::new(ThreadPoolConfig::default())))
     }
 
     /// Who may hold how much of the receive ring.

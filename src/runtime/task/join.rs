@@ -21,6 +21,7 @@ use super::label::Label;
 use super::raw::{Payload, Shared};
 use super::state::{Header, Progress};
 use super::waker;
+use crate::io::driver::thread_pool::{JobFailed, PoolRefused};
 
 /// Awaits a task's end, and yields what it returned.
 ///
@@ -232,18 +233,21 @@ fn debug_task(f: &mut fmt::Formatter<'_>, name: &str, task: &Header) -> fmt::Res
         .finish()
 }
 
-/// Why a task returned nothing: it panicked, or it was cancelled (aborted, or its worker ended before it).
+/// Why a task returned nothing: it panicked, or it was cancelled (aborted, or its worker ended before it), or, as blocking work, it
+/// was refused at the bound.
 pub struct JoinError {
     id: TaskId,
     label: Label,
     reason: Reason,
 }
 
-/// The two ways not to return.
+/// The ways not to return.
 enum Reason {
     Cancelled,
     /// What the panic carries. The mutex is never contended; it makes the error `Sync`, which a payload need not be.
     Panicked(Mutex<Payload>),
+    /// The pool for blocking work did not take it.
+    Refused(PoolRefused),
 }
 
 impl JoinError {
@@ -265,6 +269,28 @@ impl JoinError {
             JoinError::panicked(task, payload.take().expect("one task runs here at most"))
         });
         error.ok_or_else(|| payload.expect("no task has taken it"))
+    }
+
+    /// The error of blocking work that was taken and has no result.
+    pub(in crate::runtime) fn of_job(id: TaskId, label: Label, failed: JobFailed) -> JoinError {
+        let reason = match failed {
+            JobFailed::Panicked(payload) => Reason::Panicked(Mutex::new(payload)),
+            JobFailed::Dropped => Reason::Cancelled,
+        };
+        JoinError { id, label, reason }
+    }
+
+    /// The error of blocking work that was not taken.
+    pub(in crate::runtime) fn refused(id: TaskId, label: Label, refused: PoolRefused) -> JoinError {
+        JoinError { id, label, reason: Reason::Refused(refused) }
+    }
+
+    /// Whether this was blocking work that [`spawn_blocking`](crate::task::spawn_blocking) could not place: too much of it waits
+    /// already, or the runtime has ended. The [source](std::error::Error::source) is a
+    /// [`PoolRefused`](crate::task::PoolRefused) that says which.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.reason, Reason::Refused(_))
     }
 
     /// Whether the task was aborted, or its worker ended before it.
@@ -299,7 +325,7 @@ impl JoinError {
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send + 'static>, JoinError> {
         match self.reason {
             Reason::Panicked(payload) => Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner)),
-            Reason::Cancelled => Err(self),
+            Reason::Cancelled | Reason::Refused(_) => Err(self),
         }
     }
 
@@ -334,6 +360,7 @@ impl fmt::Display for JoinError {
         let (id, label) = (self.id, &self.label);
         match &self.reason {
             Reason::Cancelled => write!(f, "task {id}, {label}, was cancelled"),
+            Reason::Refused(refused) => write!(f, "task {id}, {label}, was refused: {refused}"),
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| match message {
                 Some(message) => write!(f, "task {id}, {label}, panicked: {message}"),
                 None => write!(f, "task {id}, {label}, panicked"),
@@ -346,6 +373,9 @@ impl fmt::Debug for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.reason {
             Reason::Cancelled => f.debug_tuple("JoinError::Cancelled").field(&self.id).finish(),
+            Reason::Refused(refused) => {
+                f.debug_tuple("JoinError::Refused").field(&self.id).field(refused).finish()
+            }
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| {
                 f.debug_tuple("JoinError::Panicked").field(&self.id).field(&message.unwrap_or("..")).finish()
             }),
@@ -353,7 +383,14 @@ impl fmt::Debug for JoinError {
     }
 }
 
-impl std::error::Error for JoinError {}
+impl std::error::Error for JoinError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.reason {
+            Reason::Refused(refused) => Some(refused),
+            Reason::Cancelled | Reason::Panicked(_) => None,
+        }
+    }
+}
 
 impl From<JoinError> for std::io::Error {
     fn from(error: JoinError) -> std::io::Error {

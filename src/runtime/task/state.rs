@@ -366,7 +366,7 @@ pub struct TaskId(u64);
 
 impl TaskId {
     /// The next number of this thread.
-    fn next() -> TaskId {
+    pub(in crate::runtime) fn next() -> TaskId {
         use std::sync::atomic::AtomicU64;
         /// The first number that no thread has reserved. Nothing is published by it, so models need not see it.
         static FREE: AtomicU64 = AtomicU64::new(1);
