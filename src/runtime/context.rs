@@ -187,7 +187,7 @@ impl Context {
         self.executor.spawn(future, Label::here())
     }
 
-    /// What this worker has done so far.
+    /// What this worker has done so far, besides its times.
     pub(crate) fn metrics(&self) -> WorkerMetrics {
         let driver = self.driver.counters();
         let tasks = self.executor.counters();
@@ -197,7 +197,10 @@ impl Context {
         WorkerMetrics {
             turns: self.turns.get(),
             polls: tasks.polls,
+            spawned: tasks.spawned,
+            local_wakes: tasks.wakes_local,
             tasks: tasks.alive as u64,
+            ready: tasks.ready as u64,
             parks: self.parks.get(),
             spins,
             spins_won,
@@ -216,11 +219,17 @@ impl Context {
             steals_failed: self.steals_failed.get(),
             stolen: self.stolen.get(),
             cancels: driver.cancels,
+            cancels_won: driver.cancels_won,
             cancels_lost: driver.cancels_lost,
+            cancels_late: driver.cancels_late,
+            backlogged: driver.backlogged,
+            boxed: driver.boxed,
             descriptors_reclaimed: driver.descriptors_reclaimed,
             receive_ring_dry: driver.receive_ring_dry,
+            pool_hits: pool.hits,
             pool_misses: pool.misses,
             buffers_out: pool.blocks_out as u64,
+            ..WorkerMetrics::default()
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 
 use super::blocking::BlockingHandle;
-use super::metrics::WorkerMetrics;
+use super::metrics::Metrics;
 use super::placement::Seat;
 use super::shared::Shared;
 use super::task::{JoinHandle, Label, TaskRef};
@@ -106,10 +106,12 @@ impl Handle {
         spawner.send(spawner.choose_from_outside(Clock::System.coarse_ns()), task);
     }
 
-    /// What each worker has done so far, by worker. Exact as of some recent turn of each.
+    /// What the runtime has done so far: every counter of every worker, exact as of some recent turn of each.
     #[must_use]
-    pub fn metrics(&self) -> Vec<WorkerMetrics> {
-        self.shared.published.iter().map(|published| published.load()).collect()
+    pub fn metrics(&self) -> Metrics {
+        let now_ns = crate::os::monotonic_ns();
+        let workers = self.shared.published.iter().map(|published| published.load(now_ns));
+        Metrics::new(workers.collect(), self.shared.blocking.stats())
     }
 
     /// Runs `work`, which may block, on a thread kept for that; see [`spawn_blocking`](crate::spawn_blocking). On a runtime that has

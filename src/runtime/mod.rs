@@ -61,13 +61,15 @@ mod worker;
 mod worker_id;
 
 #[cfg(not(loom))]
+pub use crate::io::driver::ThreadPoolStats;
+#[cfg(not(loom))]
 pub use builder::{Builder, InvalidSetting};
 #[cfg(not(loom))]
 pub use handle::Handle;
 #[cfg(not(loom))]
 pub use here::{alloc, current_worker, workers};
 #[cfg(not(loom))]
-pub use metrics::WorkerMetrics;
+pub use metrics::{Metrics, WorkerMetrics};
 #[cfg(not(loom))]
 pub use placement::{Placement, PlacementError, Seat};
 #[cfg(not(loom))]

@@ -27,6 +27,7 @@ use std::thread;
 use super::builder::Builder;
 use super::handle::Handle;
 use super::mesh::mailbox::Mailbox;
+use super::metrics::Metrics;
 use super::placement::Seat;
 use super::shared::Shared;
 use super::spawner::Spawner;
@@ -164,6 +165,12 @@ impl Runtime {
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// What the workers have done so far; see [`Handle::metrics`].
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.handle().metrics()
     }
 
     /// What the kernel gives the calling thread's worker, and what it refused: the others ask the same.

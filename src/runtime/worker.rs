@@ -79,6 +79,7 @@ impl Worker {
         spinner: Spinner,
     ) -> Worker {
         driver.share_threads(&shared.blocking);
+        shared.published[id.index()].times.start(driver.now_ns());
         let executor = Executor::new(Arc::clone(shared.mailbox(id)));
         let links = Links::new(id, Arc::clone(&shared)).into();
         let parts = Parts {
@@ -160,7 +161,10 @@ impl Worker {
             parts.parks.set(parts.parks.get() + 1);
             parts.shared.spawner.note_parking(parts.id.index());
             self.publish();
+            let times = &parts.shared.published[parts.id.index()].times;
+            times.sleep(parts.driver.now_ns());
             let entered = parts.driver.park(deadline);
+            times.wake(parts.driver.now_ns());
             parts.spinner.slept();
             entered
         } else {
@@ -263,6 +267,7 @@ impl Worker {
         let drained = parts.driver.shut_down(patience);
         parts.shared.note_leaked(drained.leaked);
         self.publish();
+        parts.shared.published[parts.id.index()].times.end(parts.driver.now_ns());
         drop(entered);
         drained
     }

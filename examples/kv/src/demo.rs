@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use veloq::net::TcpStream;
-use veloq::runtime::{Builder, Handle, WorkerMetrics};
+use veloq::runtime::{Builder, Handle, Metrics};
 
 use crate::node::{Node, NodeInfo};
 use crate::options::Options;
@@ -104,7 +104,7 @@ async fn node_info(node: &Rc<Node>) -> NodeInfo {
 /// What was shown last, to show what has happened since.
 struct Table {
     infos: Vec<NodeInfo>,
-    metrics: Vec<WorkerMetrics>,
+    metrics: Metrics,
     at: Instant,
     /// Lines to go back over, on a terminal.
     lines: usize,
@@ -128,22 +128,22 @@ impl Table {
             }
         }
         let metrics = Handle::current().metrics();
+        let work = metrics.since(&self.metrics);
         let seconds = self.at.elapsed().as_secs_f64();
         let mut text = String::from(
             "worker     keys  commands/s  operations/s  entries/op    mesh/s   p50 µs   p99 µs  p99.9 µs\n",
         );
         for (worker, latencies) in latencies.iter().enumerate() {
             let (info, before) = (&infos[worker], &self.infos[worker]);
-            let (now, then) = (&metrics[worker], &self.metrics[worker]);
-            let rate = |now: u64, then: u64| (now - then) as f64 / seconds;
-            let operations = now.operations - then.operations;
-            let entries = (now.kernel_entries - then.kernel_entries) as f64 / operations.max(1) as f64;
+            let work = &work[worker];
+            let rate = |number: u64| number as f64 / seconds;
+            let entries = work.kernel_entries as f64 / work.operations.max(1) as f64;
             let keys: usize = info.sizes.iter().map(|db| db.keys).sum();
             text += &format!(
                 "{worker:>6} {keys:>8} {:>11.0} {:>13.0} {entries:>11.3} {:>9.0} {:>8} {:>8} {:>9}\n",
-                rate(info.commands, before.commands),
-                rate(now.operations, then.operations),
-                rate(now.mesh_sent, then.mesh_sent),
+                rate(info.commands - before.commands),
+                rate(work.operations),
+                rate(work.mesh_sent),
                 latencies.value_at_quantile(0.5),
                 latencies.value_at_quantile(0.99),
                 latencies.value_at_quantile(0.999),

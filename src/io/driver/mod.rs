@@ -128,8 +128,10 @@ pub struct DriverCounters {
     pub cancels: u64,
     /// Cancellations that found their operation and stopped it.
     pub cancels_won: u64,
-    /// Cancellations that came too late.
+    /// Cancellations that found their operation beyond stopping.
     pub cancels_lost: u64,
+    /// Cancellations that found their operation no more: it had ended.
+    pub cancels_late: u64,
     /// Answers to operations that were abandoned.
     pub abandoned: u64,
     /// Descriptors that an abandoned operation yielded, and that were closed or kept for the next caller.

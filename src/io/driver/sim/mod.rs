@@ -408,6 +408,7 @@ impl SimDriver {
             self.own_in_flight -= 1;
             match answer.completion.result {
                 Ok(_) => self.counters.cancels_won += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.counters.cancels_late += 1,
                 Err(_) => self.counters.cancels_lost += 1,
             }
         } else {

@@ -323,6 +323,7 @@ impl UringDriver {
                 self.own_in_flight -= 1;
                 match -entry.result() {
                     0 => self.counters.cancels_won += 1,
+                    libc::ENOENT => self.counters.cancels_late += 1,
                     _ => self.counters.cancels_lost += 1,
                 }
             }
