@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use super::placement::{Machine, Placement, seats};
 use super::runtime::Runtime;
+use super::stall::{Hook, StallConfig, StallReport};
 use super::worker_id::WORKERS_MAX;
 use crate::io::buf::PoolConfig;
 use crate::io::driver::DriverConfig;
 use crate::io::driver::thread_pool::ThreadPoolConfig;
 use crate::os::{Affinity, Topology};
+
+/// Below this, the scheduler of the operating system makes stalls out of nothing.
+const STALL_THRESHOLD_MIN: Duration = Duration::from_millis(4);
 
 /// Threads for blocking work at most: 4096 stacks are 8 GiB of address space, and more runnable threads than that are no pool
 /// but a mistake.
@@ -36,6 +40,7 @@ pub struct Builder {
     pub(super) spin: Duration,
     pub(super) thread_name: String,
     blocking: ThreadPoolConfig,
+    pub(super) stall: StallConfig,
 }
 
 impl Default for Builder {
@@ -59,6 +64,7 @@ impl Builder {
             spin: Duration::from_micros(20),
             thread_name: "veloq".to_owned(),
             blocking: ThreadPoolConfig::default(),
+            stall: StallConfig::default(),
         }
     }
 
@@ -190,6 +196,49 @@ impl Builder {
     #[must_use]
     pub fn blocking_idle(mut self, limit: Duration) -> Builder {
         self.blocking.idle = limit;
+        self
+    }
+
+    /// Reports a worker that has been in one turn for longer than this: a poll takes too long, and everything else on that worker
+    /// waits. Off by default, and then it costs nothing. A thread of the runtime looks at the workers four times per threshold; 100 ms
+    /// is a good one.
+    ///
+    /// A report goes to [`on_stall`](Self::on_stall), to the counter [`stalls`](super::WorkerMetrics::stalls), and to `tracing` if the
+    /// crate is built with that feature. The crate's feature `backtrace` gives it the functions that the worker is in.
+    #[must_use]
+    pub fn stall_threshold(mut self, threshold: Duration) -> Builder {
+        self.stall.threshold = Some(threshold.max(STALL_THRESHOLD_MIN));
+        self
+    }
+
+    /// What is done with the report of a stall. It is called on the watchdog's thread, while the stall lasts.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use std::time::Duration;
+    ///
+    /// let (send, reports) = mpsc::channel();
+    /// let runtime = veloq::runtime::Builder::new()
+    ///     .workers(1)
+    ///     .pin(false)
+    ///     .stall_threshold(Duration::from_millis(20))
+    ///     .on_stall(move |report| send.send(report.to_string()).expect("the test waits"))
+    ///     .build()?;
+    /// let report = runtime.block_on(async move { reports.recv().expect("this very wait is a stall") });
+    /// assert!(report.starts_with("worker 0 has been in one turn for"), "{report}");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn on_stall(mut self, hook: impl Fn(&StallReport) + Send + Sync + 'static) -> Builder {
+        self.stall.hook = Some(Hook::new(hook));
+        self
+    }
+
+    /// The signal by which the watchdog asks a stalled thread where it is; `SIGURG` by default. Its handler stays in place; a signal that
+    /// is not the watchdog's goes to the handler that was there when the first runtime was built.
+    #[must_use]
+    pub fn stall_signal(mut self, signal: i32) -> Builder {
+        self.stall.signal = signal;
         self
     }
 

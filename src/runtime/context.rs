@@ -15,6 +15,7 @@ use super::mesh::links::Links;
 use super::metrics::WorkerMetrics;
 use super::shared::Shared;
 use super::spin::Spinner;
+use super::stall::Watch;
 use super::task::{Executor, JoinHandle, Label, TaskRef};
 use super::timer::{Clock, Timers};
 use super::worker_id::WorkerId;
@@ -38,6 +39,10 @@ pub(crate) struct Parts {
     pub(crate) links: RefCell<Links>,
     /// What this worker has of services, by the service's number, which grows.
     pub(crate) instances: RefCell<BTreeMap<u64, Rc<dyn Any>>>,
+    /// What the watchdog sees of this worker, if there is one.
+    pub(crate) watch: Option<Arc<Watch>>,
+    /// How often the receive ring was found empty when that was last told.
+    pub(crate) dry_told: Cell<u64>,
     pub(crate) turns: Cell<u64>,
     pub(crate) parks: Cell<u64>,
     pub(crate) timers_fired: Cell<u64>,

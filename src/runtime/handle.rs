@@ -2,14 +2,18 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::time::Duration;
 
 use super::blocking::BlockingHandle;
+use super::dump::{self, Dump};
 use super::metrics::Metrics;
 use super::placement::Seat;
 use super::shared::Shared;
 use super::task::{JoinHandle, Label, TaskRef};
 use super::timer::Clock;
 use super::worker_id::WorkerId;
+use crate::io::driver::thread_pool::{JobFailed, on_own_thread};
 use crate::sync::Arc;
 
 /// A runtime as any thread can hold it: to give it work, and to look at its counters. Keeps nothing alive that matters:
@@ -123,6 +127,43 @@ impl Handle {
         T: Send + 'static,
     {
         BlockingHandle::start(&self.shared, Label::here(), work)
+    }
+
+    /// What every task waits for: the tasks of each worker, with the operations that will wake them, and the timers. A worker that does
+    /// not answer within `patience` is stuck in a poll; its part is then missing, and the dump says so.
+    ///
+    /// It can be awaited on any thread, by any executor, and works however many workers are stuck. Dropping the future loses the
+    /// answer, nothing else.
+    ///
+    /// ```
+    /// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
+    /// use std::time::Duration;
+    /// use veloq::runtime::Handle;
+    ///
+    /// let _server = veloq::task::Builder::new().name("server").spawn_local(async {
+    ///     veloq::net::TcpListener::bind("127.0.0.1:0").await?.accept().await
+    /// });
+    /// let dump = Handle::current().dump(Duration::from_secs(1)).await?;
+    /// println!("{dump}");
+    /// assert!(dump.to_string().contains("\"server\""));
+    /// # Ok::<(), std::io::Error>(())
+    /// # })
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the system said if it gives no thread to collect the answers.
+    pub async fn dump(&self, patience: Duration) -> io::Result<Dump> {
+        let shared = Arc::clone(&self.shared);
+        let answer = on_own_thread("veloq-dump", move || dump::collect(&shared, patience))?;
+        answer.await.map_err(JobFailed::into_error)
+    }
+
+    /// As [`dump`](Self::dump), for a thread that may block: one outside of the runtime. On a worker's thread it would wait for that
+    /// worker in vain, until `patience` is over.
+    #[must_use]
+    pub fn dump_blocking(&self, patience: Duration) -> Dump {
+        dump::collect(&self.shared, patience)
     }
 
     /// Blocking jobs that were still running when the runtime had waited for them long enough

@@ -31,6 +31,8 @@ macro_rules! metrics {
             pub busy_ns: u64,
             /// Nanoseconds since its start in which the worker slept, having nothing to do. The present sleep counts.
             pub idle_ns: u64,
+            /// Turns that took too long ([`Builder::stall_threshold`](super::Builder::stall_threshold)).
+            pub stalls: u64,
         }
 
         /// A worker's numbers as it shares them: one writer, any number of readers.
@@ -39,6 +41,8 @@ macro_rules! metrics {
             $($name: AtomicU64,)+
             $($now: AtomicU64,)+
             pub(crate) times: Times,
+            /// Written by the watchdog.
+            stalls: AtomicU64,
         }
 
         impl Published {
@@ -46,6 +50,11 @@ macro_rules! metrics {
             pub(crate) fn store(&self, now: &WorkerMetrics) {
                 $(self.$name.store(now.$name, Ordering::Relaxed);)+
                 $(self.$now.store(now.$now, Ordering::Relaxed);)+
+            }
+
+            /// The watchdog has seen a stall.
+            pub(crate) fn note_stall(&self) {
+                self.stalls.store(self.stalls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             }
 
             /// The state of some recent turn, and the times as of `now_ns` on the worker's clock.
@@ -56,6 +65,7 @@ macro_rules! metrics {
                     $($now: self.$now.load(Ordering::Relaxed),)+
                     busy_ns,
                     idle_ns,
+                    stalls: self.stalls.load(Ordering::Relaxed),
                 }
             }
         }
@@ -69,6 +79,7 @@ macro_rules! metrics {
                     $($now: self.$now,)+
                     busy_ns: self.busy_ns.saturating_sub(earlier.busy_ns),
                     idle_ns: self.idle_ns.saturating_sub(earlier.idle_ns),
+                    stalls: self.stalls.saturating_sub(earlier.stalls),
                 }
             }
 
@@ -79,6 +90,7 @@ macro_rules! metrics {
                     $($now: self.$now + other.$now,)+
                     busy_ns: self.busy_ns + other.busy_ns,
                     idle_ns: self.idle_ns + other.idle_ns,
+                    stalls: self.stalls + other.stalls,
                 }
             }
 
@@ -89,6 +101,7 @@ macro_rules! metrics {
                     $((stringify!($now), self.$now),)+
                     ("busy_ns", self.busy_ns),
                     ("idle_ns", self.idle_ns),
+                    ("stalls", self.stalls),
                 ]
                 .into_iter()
             }

@@ -20,6 +20,9 @@
 //! | `blocking` | work that blocks, on threads of its own |
 //! | `sharded` | a service with one instance on each worker |
 //! | `metrics` | what each worker has done |
+//! | `stall` | polls that take too long |
+//! | `dump` | what every task waits for |
+//! | `trace` | what is told to `tracing` |
 
 #[cfg(not(loom))]
 pub(crate) mod blocking;
@@ -27,6 +30,8 @@ pub(crate) mod blocking;
 mod builder;
 #[cfg(not(loom))]
 pub(crate) mod context;
+#[cfg(not(loom))]
+mod dump;
 #[cfg(not(loom))]
 pub(crate) mod gate;
 #[cfg(not(loom))]
@@ -49,12 +54,16 @@ pub(crate) mod shared;
 pub(crate) mod spawner;
 #[cfg(not(loom))]
 mod spin;
+#[cfg(not(loom))]
+mod stall;
 pub(crate) mod task;
 #[cfg(not(loom))]
 pub(crate) mod task_local;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod timer;
+#[cfg(not(loom))]
+mod trace;
 #[cfg(not(loom))]
 mod worker;
 #[cfg(not(loom))]
@@ -63,7 +72,13 @@ mod worker_id;
 #[cfg(not(loom))]
 pub use crate::io::driver::ThreadPoolStats;
 #[cfg(not(loom))]
+pub use crate::io::driver::{DescriptorName, OperationState};
+#[cfg(not(loom))]
+pub use crate::os::Frame;
+#[cfg(not(loom))]
 pub use builder::{Builder, InvalidSetting};
+#[cfg(not(loom))]
+pub use dump::{Dump, OperationDump, TaskDump, TaskState, WorkerDump};
 #[cfg(not(loom))]
 pub use handle::Handle;
 #[cfg(not(loom))]
@@ -76,5 +91,7 @@ pub use placement::{Placement, PlacementError, Seat};
 pub use runtime::Runtime;
 #[cfg(not(loom))]
 pub use sharded::{CallError, Instance, Sharded, StopError, Unfinished};
+#[cfg(not(loom))]
+pub use stall::{StallReport, StalledTask};
 #[cfg(not(loom))]
 pub use worker_id::{WORKERS_MAX, WorkerId};

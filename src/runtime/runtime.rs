@@ -32,7 +32,9 @@ use super::placement::Seat;
 use super::shared::Shared;
 use super::spawner::Spawner;
 use super::spin::{Spinner, UnparkedAt};
+use super::stall::Watchdog;
 use super::timer::Clock;
+use super::trace;
 use super::worker::Worker;
 use super::worker_id::WorkerId;
 use crate::io::buf::Pool;
@@ -45,6 +47,8 @@ pub struct Runtime {
     worker: Option<Worker>,
     pub(super) shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Dropped with the runtime, when the workers have ended.
+    _watchdog: Option<Watchdog>,
     capabilities: Capabilities,
     /// The affinity to give back to the calling thread.
     caller: Option<Affinity>,
@@ -95,13 +99,18 @@ impl Runtime {
         }
         let mailboxes = mailboxes.into_iter().map(|mailbox| mailbox.expect("every thread has reported"));
         let shared = Shared::new(spawner, mailboxes.collect(), builder.drain_patience);
-        let shared = Arc::new(shared.with_blocking(builder.blocking()).with_seats(seats.into()));
+        let shared = shared.with_blocking(builder.blocking()).with_seats(seats.into());
+        let is_watched = builder.stall.threshold.is_some();
+        let shared = Arc::new(if is_watched { shared.with_watches() } else { shared });
+        // A watchdog that cannot be had fails the start while the threads can still be told: they end with `starts`.
+        let watchdog = Watchdog::start(&builder.stall, &builder.thread_name, &shared)?;
         for start in starts {
             start.send(Arc::clone(&shared)).expect("a thread that reported waits for its start");
         }
         let capabilities = parts.driver.capabilities();
+        trace::degraded(&capabilities);
         let worker = parts.into_worker(WorkerId::new(0), Arc::clone(&shared), builder);
-        Ok(Runtime { worker: Some(worker), shared, threads, capabilities, caller, cpu })
+        Ok(Runtime { worker: Some(worker), shared, threads, _watchdog: watchdog, capabilities, caller, cpu })
     }
 
     /// Runs `future` on this thread, and every worker's tasks meanwhile. When it is ready, ends the runtime: what is still
@@ -137,6 +146,7 @@ impl Runtime {
         // process. Wakers and handles that outlive the task know its header only, which holds no part of the future.
         let main: Pin<Box<dyn Future<Output = ()> + 'static>> = unsafe { std::mem::transmute(main) };
         let abort_on_unwind = AbortOnUnwind;
+        let watched = worker.watched();
         let entered = worker.context().enter();
         let mut task = worker.context().spawn_local(main);
         let turns = catch_unwind(AssertUnwindSafe(|| {
@@ -149,6 +159,7 @@ impl Runtime {
             }
         }));
         drop(entered);
+        drop(watched);
         let others = self.end(Some(worker));
         std::mem::forget(abort_on_unwind);
         let ended = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop()));
@@ -185,6 +196,7 @@ impl Runtime {
         let ours = catch_unwind(AssertUnwindSafe(|| worker.map(Worker::end)));
         let others = self.threads.drain(..).map(thread::JoinHandle::join).fold(Ok(()), Result::and);
         self.shared.end_blocking();
+        trace::unfinished_jobs(self.shared.jobs_left());
         if let Some(caller) = self.caller.take() {
             // The thread may have been moved to a cpuset without these CPUs; then it stays where it is.
             let _moved = caller.apply_to_this_thread();
@@ -289,11 +301,13 @@ fn run_worker(
     drop(report);
     let Ok(shared) = started.recv() else { return };
     let mut worker = parts.into_worker(id, Arc::clone(&shared), builder);
+    let watched = worker.watched();
     let entered = worker.context().enter();
     while !shared.is_stopping() {
         worker.work();
         worker.wait(!shared.is_stopping());
     }
     drop(entered);
+    drop(watched);
     let _drained = worker.end();
 }

@@ -12,6 +12,7 @@ use super::mesh::room::Room;
 use super::metrics::Published;
 use super::placement::Seat;
 use super::spawner::Spawner;
+use super::stall::Watch;
 use super::task::TaskRef;
 use super::worker_id::WorkerId;
 use crate::io::driver::thread_pool::{ThreadPool, ThreadPoolConfig};
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) spawner: Arc<Spawner>,
     /// For each ordered pair of workers, sender times number of workers plus receiver: how their ring begins.
     pairs: Box<[Pair]>,
+    /// What the watchdog sees of each worker; none if there is no watchdog.
+    pub(crate) watches: Box<[Arc<Watch>]>,
     /// Each worker's counters, written by it alone.
     pub(crate) published: Box<[CachePadded<Published>]>,
     /// Set once: workers end when they see it.
@@ -64,6 +67,7 @@ impl Shared {
             mailboxes,
             spawner,
             pairs: (0..workers * workers).map(|_| Pair::default()).collect(),
+            watches: Box::default(),
             published: (0..workers).map(|_| CachePadded::default()).collect(),
             stopping: AtomicBool::new(false),
             leaked: AtomicUsize::new(0),
@@ -82,6 +86,11 @@ impl Shared {
     /// The block for workers that run there.
     pub(crate) fn with_seats(self, seats: Box<[Option<Seat>]>) -> Shared {
         Shared { seats, ..self }
+    }
+
+    /// The block for workers that a watchdog looks at.
+    pub(crate) fn with_watches(self) -> Shared {
+        Shared { watches: self.mailboxes.iter().map(|_| Watch::new()).collect(), ..self }
     }
 
     /// Where a worker is pinned, if it is.

@@ -35,8 +35,10 @@ use super::mesh::links::Links;
 use super::policy;
 use super::shared::Shared;
 use super::spin::Spinner;
+use super::stall::{Watch, Watched};
 use super::task::Executor;
 use super::timer::{Clock, Timers};
+use super::trace;
 use super::worker_id::WorkerId;
 use crate::io::buf::Pool;
 use crate::io::driver::{Drained, DriverHandle};
@@ -79,9 +81,12 @@ impl Worker {
         spinner: Spinner,
     ) -> Worker {
         driver.share_threads(&shared.blocking);
-        shared.published[id.index()].times.start(driver.now_ns());
+        let now_ns = driver.now_ns();
+        shared.published[id.index()].times.start(now_ns);
+        driver.note_time(now_ns);
         let executor = Executor::new(Arc::clone(shared.mailbox(id)));
         let links = Links::new(id, Arc::clone(&shared)).into();
+        let watch = shared.watches.get(id.index()).map(Arc::clone);
         let parts = Parts {
             id,
             shared,
@@ -92,6 +97,8 @@ impl Worker {
             pool,
             links,
             instances: Default::default(),
+            watch,
+            dry_told: Default::default(),
             turns: Default::default(),
             parks: Default::default(),
             timers_fired: Default::default(),
@@ -113,6 +120,9 @@ impl Worker {
     pub(crate) fn work(&mut self) {
         let parts = &*self.context;
         parts.turns.set(parts.turns.get() + 1);
+        if let Some(watch) = &parts.watch {
+            watch.turn();
+        }
         parts.links.borrow_mut().receive(|task| parts.executor.adopt(task));
         parts.executor.drain_remote();
         self.run_ready();
@@ -163,13 +173,19 @@ impl Worker {
             self.publish();
             let times = &parts.shared.published[parts.id.index()].times;
             times.sleep(parts.driver.now_ns());
+            if let Some(watch) = &parts.watch {
+                watch.park();
+            }
             let entered = parts.driver.park(deadline);
-            times.wake(parts.driver.now_ns());
+            let now_ns = parts.driver.now_ns();
+            times.wake(now_ns);
+            parts.driver.note_time(now_ns);
             parts.spinner.slept();
             entered
         } else {
             if parts.turns.get().is_multiple_of(TURNS_PER_PUBLICATION) {
                 self.publish();
+                parts.driver.note_time(parts.driver.now_ns());
             }
             parts.driver.process_completions()
         };
@@ -244,10 +260,18 @@ impl Worker {
         rung || parts.executor.has_ready() || parts.links.borrow().has_unfinished()
     }
 
+    /// Lets the calling thread, on which all turns are taken, be watched, if there is a watchdog.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        self.context.watch.as_ref().map(Watch::enter)
+    }
+
     /// Shares the counters with other threads.
     fn publish(&self) {
         let parts = &*self.context;
-        parts.shared.published[parts.id.index()].store(&self.context.metrics());
+        let now = self.context.metrics();
+        parts.shared.published[parts.id.index()].store(&now);
+        let dry = parts.dry_told.replace(now.receive_ring_dry);
+        trace::ring_dry(parts.id, now.receive_ring_dry - dry);
     }
 
     /// Ends the worker. Every future is dropped here, on this thread; then the kernel gives back what it has.
@@ -266,6 +290,7 @@ impl Worker {
         let patience: Duration = parts.shared.drain_patience;
         let drained = parts.driver.shut_down(patience);
         parts.shared.note_leaked(drained.leaked);
+        trace::leaked(parts.id, drained.leaked);
         self.publish();
         parts.shared.published[parts.id.index()].times.end(parts.driver.now_ns());
         drop(entered);

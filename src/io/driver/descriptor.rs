@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 /// An open file or socket.
@@ -41,7 +41,34 @@ impl Descriptor {
     }
 }
 
+/// A descriptor as dumps name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DescriptorName {
+    /// A descriptor of the process, by its number.
+    Os(RawFd),
+    /// An index in the table of the worker's ring.
+    Direct(u32),
+}
+
+impl fmt::Display for DescriptorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DescriptorName::Os(fd) => write!(f, "descriptor {fd}"),
+            DescriptorName::Direct(index) => write!(f, "direct descriptor {index}"),
+        }
+    }
+}
+
 impl Descriptor {
+    /// What dumps call it.
+    pub(crate) fn name(&self) -> DescriptorName {
+        match self {
+            Descriptor::Os(fd) => DescriptorName::Os(fd.as_raw_fd()),
+            Descriptor::Direct(direct) => DescriptorName::Direct(direct.index),
+        }
+    }
+
     /// Lets the owner go without closing: the kernel has closed it, by a close operation.
     pub(crate) fn closed_by_kernel(self) {
         match self {

@@ -44,8 +44,10 @@ pub use capability::{Capabilities, Feature, Refusal, Unavailable};
 pub use completion::{Completion, Resource, Yields};
 pub(crate) use descriptor::DirectTable;
 pub(crate) use descriptor::own_fd;
-pub use descriptor::{Descriptor, DirectDescriptor, SharedDescriptor};
+pub use descriptor::{Descriptor, DescriptorName, DirectDescriptor, SharedDescriptor};
 pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
+pub(crate) use slab::OperationInSlot;
+pub use slab::OperationState;
 pub use thread_pool::{PoolRefused, ThreadPoolStats};
 pub use token::Token;
 pub(crate) use unpark::Unparker;
@@ -611,6 +613,16 @@ impl DriverHandle {
         on_backend!(&self.0.core.borrow().backend, driver => driver.unparker())
     }
 
+    /// Notes the time, so that what is submitted from now on knows its age.
+    pub(crate) fn note_time(&self, now_ns: u64) {
+        self.0.core.borrow_mut().slab.note_time(now_ns);
+    }
+
+    /// Describes every operation, with the address of the task that it will wake.
+    pub(crate) fn each_operation(&self, each: impl FnMut(OperationInSlot, Option<*const ()>)) {
+        self.0.core.borrow().slab.each(each);
+    }
+
     /// Nanoseconds on the driver's clock.
     pub(crate) fn now_ns(&self) -> u64 {
         on_backend!(&self.0.core.borrow().backend, driver => driver.now_ns())
@@ -751,8 +763,9 @@ fn submit_on<T: PlatformOp<D>, D: Driver>(
     match payload.operation.encode(&mut payload.block, driver) {
         Ok(entry) => {
             let yields = payload.operation.yields();
+            let descriptor = payload.operation.descriptor().map(Descriptor::name);
             let items_max = payload.operation.items_max();
-            slab.expect(token, yields, waiter);
+            slab.expect(token, yields, waiter, descriptor);
             slab.limit_items(token, items_max);
             driver.submit(slab, token, entry);
             Ok(token)

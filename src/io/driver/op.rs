@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::waiter::Waiter;
-use super::{Completion, DriverHandle, Operation, Token, WeakDriver};
+use super::{Completion, Descriptor, DriverHandle, Operation, Token, WeakDriver};
 use crate::io::stash::is_cancelled;
 
 /// What every operation says of itself, whatever the platform.
@@ -28,6 +28,11 @@ pub trait OpLifecycle: super::sealed::Sealed + Sized + 'static {
 
     /// The operation's name in dumps and errors.
     const KIND: &'static str;
+
+    /// What the operation is done to, for dumps.
+    fn descriptor(&self) -> Option<&Descriptor> {
+        None
+    }
 
     /// Makes what must exist before the kernel may see the operation, as the socket that `AcceptEx` fills.
     ///

@@ -27,7 +27,7 @@ use std::task::Context;
 
 use super::token::Token;
 use super::waiter::Waiter;
-use super::{Completion, DriverHandle, Yields};
+use super::{Completion, DescriptorName, DriverHandle, Yields};
 
 /// Bytes a payload may have to live in its slot. Every operation of ours fits with a `FixedBuf`, a `Vec` or `Bytes`
 /// (asserted beside the encodings); a larger one (a foreign buffer type of unusual size) is boxed and counted.
@@ -88,6 +88,44 @@ enum State {
     Abandoned,
 }
 
+/// How far an operation is, in a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OperationState {
+    /// The kernel has not seen it: the submission ring is full, or the turn has not ended.
+    Queued,
+    /// The kernel has it.
+    InFlight,
+    /// The kernel has answered, and the task has not asked; or it still holds the buffer of a zero-copy send.
+    Answered,
+    /// Its future was dropped, and the kernel has not answered the cancellation.
+    Abandoned,
+}
+
+impl fmt::Display for OperationState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OperationState::Queued => "queued",
+            OperationState::InFlight => "in flight",
+            OperationState::Answered => "answered",
+            OperationState::Abandoned => "abandoned",
+        })
+    }
+}
+
+/// What a slot tells of its operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OperationInSlot {
+    /// The operation's name.
+    pub(crate) kind: &'static str,
+    /// What it is done to.
+    pub(crate) descriptor: Option<DescriptorName>,
+    /// How far it is.
+    pub(crate) state: OperationState,
+    /// The last reading of the worker's clock before it came.
+    pub(crate) since_ns: u64,
+}
+
 /// The driver's own half of a slot.
 struct Head {
     generation: u32,
@@ -95,6 +133,9 @@ struct Head {
     /// Whether completions with `more` are items (a multishot operation) or the first of two stages (`send_zc`).
     multishot: bool,
     yields: Yields,
+    /// For dumps: what the operation is about, and the last reading of the clock before it came.
+    descriptor: Option<DescriptorName>,
+    since_ns: u64,
     payload_type: Option<&'static PayloadType>,
     waiter: Option<Waiter>,
     /// What a multishot operation has yielded and nobody has taken. Keeps its capacity from tenant to tenant.
@@ -139,6 +180,8 @@ pub(crate) struct StableSlab {
     notices: Vec<Notice>,
     /// Multishot operations that reached their bound of items since the last turn.
     overfull: Vec<Token>,
+    /// The last reading of the clock.
+    now_ns: u64,
 }
 
 /// End of the free list.
@@ -158,6 +201,7 @@ impl StableSlab {
             stale: 0,
             notices: Vec::new(),
             overfull: Vec::new(),
+            now_ns: 0,
         }
     }
 
@@ -195,6 +239,7 @@ impl StableSlab {
         let index = self.free_head;
         let head = &mut self.heads[index as usize];
         let State::Free { next } = head.state else { panic!("slot {index} on the free list is not free") };
+        head.since_ns = self.now_ns;
         self.free_head = next;
         head.state = State::Queued;
         head.multishot = multishot;
@@ -306,11 +351,18 @@ impl StableSlab {
         self.head(token).expect("the operation was just inserted").items_max = items_max;
     }
 
-    /// Notes, before submission, what a successful answer's number is and who waits for it.
-    pub(crate) fn expect(&mut self, token: Token, yields: Yields, waiter: Option<Waiter>) {
+    /// Notes, before submission, what a successful answer's number is and who waits for it, and what the operation is about.
+    pub(crate) fn expect(
+        &mut self,
+        token: Token,
+        yields: Yields,
+        waiter: Option<Waiter>,
+        descriptor: Option<DescriptorName>,
+    ) {
         let head = self.head(token).expect("the operation was just inserted");
         head.yields = yields;
         head.waiter = waiter;
+        head.descriptor = descriptor;
     }
 
     /// What a successful answer's number is. A stale token's answer is a number: nobody can say otherwise.
@@ -436,6 +488,32 @@ impl StableSlab {
         })
     }
 
+    /// Notes the time, so that what is submitted from now on knows its age.
+    pub(crate) fn note_time(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
+    /// Describes every operation that is not free, with the address of the task that it will wake.
+    pub(crate) fn each(&self, mut each: impl FnMut(OperationInSlot, Option<*const ()>)) {
+        for head in &self.heads {
+            let state = match head.state {
+                State::Free { .. } => continue,
+                State::Queued => OperationState::Queued,
+                State::Armed => OperationState::InFlight,
+                State::Answered(_) | State::Done(_) => OperationState::Answered,
+                State::Abandoned => OperationState::Abandoned,
+            };
+            let Some(payload_type) = head.payload_type else { continue };
+            let operation = OperationInSlot {
+                kind: payload_type.kind,
+                descriptor: head.descriptor,
+                state,
+                since_ns: head.since_ns,
+            };
+            each(operation, head.waiter.as_ref().and_then(Waiter::task));
+        }
+    }
+
     /// The operations that wait to be shown to the kernel.
     pub(crate) fn queued(&self) -> impl Iterator<Item = Token> + '_ {
         self.heads.iter().zip(0u32..).filter_map(|(head, index)| match head.state {
@@ -505,6 +583,8 @@ impl StableSlab {
                 state: State::Free { next },
                 multishot: false,
                 yields: Yields::Number,
+                descriptor: None,
+                since_ns: 0,
                 payload_type: None,
                 waiter: None,
                 items: VecDeque::new(),

@@ -230,7 +230,7 @@ impl ThreadPool {
             promise.keep(result.map_err(JobFailed::Panicked));
         };
         let number = self.queue(silent, Box::new(run))?;
-        Ok(Answer { desk, number, pool: Arc::clone(&self.shared) })
+        Ok(Answer { desk, queued: Some((Arc::clone(&self.shared), number)) })
     }
 
     /// Refuses new jobs, drops those that wait, and joins the threads once the running jobs have ended, besides the silent
@@ -419,6 +419,25 @@ fn catch<R>(job: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
     catch_unwind(AssertUnwindSafe(job))
 }
 
+/// Runs `job` on a thread of its own: for what must get on while a pool is full and workers are stuck.
+///
+/// # Errors
+///
+/// What the system said if it gives no thread.
+#[cfg(not(loom))]
+pub(crate) fn on_own_thread<R: Send + 'static>(
+    name: &str,
+    job: impl FnOnce() -> R + Send + 'static,
+) -> io::Result<Answer<R>> {
+    let desk = Arc::new(Mutex::new(Desk { answer: None, waker: None }));
+    let promise = Promise(Some(Arc::clone(&desk)));
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        run_anywhere();
+        promise.keep(catch(job).map_err(JobFailed::Panicked));
+    })?;
+    Ok(Answer { desk, queued: None })
+}
+
 /// Runs what ends with user code (a waker, the destructor of a result) on a thread that has more to do.
 fn quietly(run: impl FnOnce()) {
     if let Err(payload) = catch(run)
@@ -432,8 +451,8 @@ fn quietly(run: impl FnOnce()) {
 #[must_use = "the job runs all the same, but nobody hears what came of it"]
 pub(crate) struct Answer<R> {
     desk: Arc<Mutex<Desk<R>>>,
-    number: u64,
-    pool: Arc<Shared>,
+    /// Where the job may be queued, and under which number.
+    queued: Option<(Arc<Shared>, u64)>,
 }
 
 /// Where the job's thread and the awaiting task meet.
@@ -472,7 +491,9 @@ impl fmt::Debug for JobFailed {
 impl<R> Answer<R> {
     /// Takes the job out of the queue and drops it here, if no thread has it yet.
     pub(crate) fn abort(&self) {
-        if let Some(job) = self.pool.withdraw(self.number) {
+        if let Some((pool, number)) = &self.queued
+            && let Some(job) = pool.withdraw(*number)
+        {
             job.discard();
         }
     }

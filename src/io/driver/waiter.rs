@@ -99,6 +99,14 @@ impl Waiter {
         }
     }
 
+    /// The address of the task, if it is one and not somebody else's waker.
+    pub(crate) fn task(&self) -> Option<*const ()> {
+        match self {
+            Waiter::Task(task) => Some(task.0.data),
+            Waiter::Waker(_) => None,
+        }
+    }
+
     /// Whether waking `self` would wake what `cx` stands for, so that it need not be replaced.
     pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
         match self {

@@ -135,6 +135,10 @@ impl<B: IoBufMut> OpLifecycle for ReadAt<B> {
     type Output = BufResult<usize, B>;
     const KIND: &'static str = "read";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {
         filled(self.buf, completion)
     }
@@ -143,6 +147,10 @@ impl<B: IoBufMut> OpLifecycle for ReadAt<B> {
 impl<B: IoBuf> OpLifecycle for WriteAt<B> {
     type Output = BufResult<usize, B>;
     const KIND: &'static str = "write";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {
         (completion.into_bytes(), self.buf)
@@ -153,6 +161,10 @@ impl<V: IoBufMutVec> OpLifecycle for ReadVectoredAt<V> {
     type Output = BufResult<usize, V>;
     const KIND: &'static str = "readv";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> BufResult<usize, V> {
         filled_vec(self.bufs, completion)
     }
@@ -161,6 +173,10 @@ impl<V: IoBufMutVec> OpLifecycle for ReadVectoredAt<V> {
 impl<V: IoBufVec> OpLifecycle for WriteVectoredAt<V> {
     type Output = BufResult<usize, V>;
     const KIND: &'static str = "writev";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> BufResult<usize, V> {
         (completion.into_bytes(), self.bufs)
@@ -171,6 +187,10 @@ impl OpLifecycle for Sync {
     type Output = io::Result<()>;
     const KIND: &'static str = "sync";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<()> {
         completion.into_unit()
     }
@@ -180,6 +200,10 @@ impl OpLifecycle for Allocate {
     type Output = io::Result<()>;
     const KIND: &'static str = "allocate";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<()> {
         completion.into_unit()
     }
@@ -188,6 +212,10 @@ impl OpLifecycle for Allocate {
 impl OpLifecycle for Truncate {
     type Output = io::Result<()>;
     const KIND: &'static str = "truncate";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> io::Result<()> {
         completion.into_unit()

@@ -70,6 +70,10 @@ impl OpLifecycle for Poll {
     type Output = io::Result<u32>;
     const KIND: &'static str = "poll";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<u32> {
         completion.result
     }

@@ -160,6 +160,10 @@ impl OpLifecycle for Connect {
     type Output = io::Result<()>;
     const KIND: &'static str = "connect";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<()> {
         completion.into_unit()
     }
@@ -169,6 +173,10 @@ impl OpLifecycle for Accept {
     type Output = io::Result<(Descriptor, Option<SocketAddr>)>;
     const KIND: &'static str = "accept";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<(Descriptor, Option<SocketAddr>)> {
         Ok((completion.into_descriptor()?, self.peer))
     }
@@ -177,6 +185,10 @@ impl OpLifecycle for Accept {
 impl OpLifecycle for AcceptMany {
     type Output = io::Result<Descriptor>;
     const KIND: &'static str = "accept (multishot)";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn items_max(&self) -> usize {
         STASHED_MAX
@@ -198,6 +210,10 @@ impl MultishotLifecycle for AcceptMany {
 impl<B: IoBufMut> OpLifecycle for Recv<B> {
     type Output = BufResult<usize, B>;
     const KIND: &'static str = "recv";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {
         if let Some(stash) = &self.stash {
@@ -224,6 +240,10 @@ impl<B: IoBufMut> OpLifecycle for Recv<B> {
 impl OpLifecycle for RecvMany {
     type Output = io::Result<FixedBuf>;
     const KIND: &'static str = "recv (multishot)";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn items_max(&self) -> usize {
         self.credit
@@ -266,6 +286,10 @@ impl<V: IoBufMutVec> OpLifecycle for RecvVectored<V> {
     type Output = BufResult<usize, V>;
     const KIND: &'static str = "recv (vectored)";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> BufResult<usize, V> {
         if let Some(stash) = &self.stash {
             stash.receive_ended();
@@ -284,6 +308,10 @@ impl<V: IoBufMutVec> OpLifecycle for RecvVectored<V> {
 impl<B: IoBufMut> OpLifecycle for RecvFrom<B> {
     type Output = BufResult<(usize, Option<SocketAddr>), B>;
     const KIND: &'static str = "recvmsg";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> Self::Output {
         if let Some(stash) = &self.stash {
@@ -310,6 +338,10 @@ impl<B: IoBuf> OpLifecycle for Send<B> {
     type Output = BufResult<usize, B>;
     const KIND: &'static str = "send";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {
         (completion.into_bytes(), self.buf)
     }
@@ -318,6 +350,10 @@ impl<B: IoBuf> OpLifecycle for Send<B> {
 impl<V: IoBufVec> OpLifecycle for SendVectored<V> {
     type Output = BufResult<usize, V>;
     const KIND: &'static str = "sendmsg (vectored)";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> BufResult<usize, V> {
         (completion.into_bytes(), self.bufs)
@@ -328,6 +364,10 @@ impl<B: IoBuf> OpLifecycle for SendTo<B> {
     type Output = BufResult<usize, B>;
     const KIND: &'static str = "sendmsg";
 
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
+
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {
         (completion.into_bytes(), self.buf)
     }
@@ -336,6 +376,10 @@ impl<B: IoBuf> OpLifecycle for SendTo<B> {
 impl OpLifecycle for Shutdown {
     type Output = io::Result<()>;
     const KIND: &'static str = "shutdown";
+
+    fn descriptor(&self) -> Option<&Descriptor> {
+        Some(&self.fd)
+    }
 
     fn into_output(self, completion: Completion) -> io::Result<()> {
         completion.into_unit()

@@ -3,15 +3,21 @@
 mod affinity;
 mod clock;
 mod file;
+mod interrupt;
 pub(crate) mod map;
 mod status;
 mod topology;
+#[cfg(feature = "backtrace")]
+mod unwind;
 
 pub(crate) use affinity::Affinity;
 pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use file::{direct_alignment, is_direct, set_len};
+pub(crate) use interrupt::{Interruptible, Registers, handle as handle_interrupts, interrupt};
 pub(crate) use map::Mapping;
 pub(crate) use status::FileStatus;
 pub(crate) use topology::{Cpu, Topology};
 #[cfg(test)]
 pub(crate) use topology::{captured, machines};
+#[cfg(feature = "backtrace")]
+pub(crate) use unwind::frames;

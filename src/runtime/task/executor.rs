@@ -28,6 +28,8 @@ use super::join::JoinHandle;
 use super::label::Label;
 use super::raw::{self, Shared, TaskRef, drop_quietly};
 use super::state::{Begun, Header, Left, Life, Owned, Request};
+#[cfg(not(loom))]
+use crate::runtime::dump::{TaskDump, TaskState};
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::spawner::{Emptied, Spawner};
 use crate::sync::{Arc, Cell, mutant, per_thread};
@@ -479,6 +481,41 @@ impl Executor {
         }
     }
 
+    /// Describes every unfinished task of the list, the newest first, with the address by which waiters know it.
+    #[cfg(not(loom))]
+    pub(crate) fn each_task(&self, mut each: impl FnMut(*const (), TaskDump)) {
+        let running = super::id();
+        let mut next = self.tasks.get();
+        while let Some(task) = next {
+            // SAFETY: a Linked task is kept by the owner's reference; `each` is ours and changes no list.
+            let header = unsafe { task.as_ref() };
+            // SAFETY: this is its owner.
+            let owned = unsafe { header.owned() };
+            next = owned.list_next.get();
+            if header.join.is_complete_hint() {
+                // A stealable one that has ended elsewhere, and will be taken out of the list.
+                continue;
+            }
+            let state = match owned.ready.get() {
+                _ if running == Some(header.id) => TaskState::Running,
+                _ if header.vtable.stealable => header.remote.glance(),
+                true => TaskState::Ready,
+                false => TaskState::Waiting,
+            };
+            each(
+                task.as_ptr().cast_const().cast(),
+                TaskDump {
+                    id: header.id,
+                    name: header.label.name().map(ToString::to_string),
+                    location: header.label.location(),
+                    state,
+                    age_polls: self.polls.get() - owned.born.get(),
+                    operations: Vec::new(),
+                },
+            );
+        }
+    }
+
     /// Ends all tasks: refuses new ones, and drops every future, here and now. Their handles report that they were
     /// cancelled. Tasks that are spawned by the destructors that run are dropped, too. The second call does nothing.
     ///
@@ -623,6 +660,7 @@ impl Executor {
         let owned = unsafe { task.as_ref().owned() };
         debug_assert_eq!(owned.life.get(), Life::Fresh, "a task is adopted once");
         owned.life.set(Life::Linked);
+        owned.born.set(self.polls.get());
         let next = self.tasks.replace(Some(task));
         owned.list_next.set(next);
         if let Some(next) = next {

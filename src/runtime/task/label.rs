@@ -28,6 +28,15 @@ impl Label {
         Label { name: Some(Arc::new(name)), ..self }
     }
 
+    /// The span of a task of this label, which follows from the one that spawns it.
+    #[cfg(feature = "tracing")]
+    pub(super) fn span(&self, id: super::TaskId) -> tracing::Span {
+        let (id, name, location) = (id.as_u64(), self.name().map(AsRef::as_ref), self.location);
+        let span = tracing::trace_span!(target: "veloq::task", parent: None, "task", id, name, %location);
+        span.follows_from(tracing::Span::current());
+        span
+    }
+
     /// Where the task was spawned.
     pub(crate) fn location(&self) -> &'static Location<'static> {
         self.location

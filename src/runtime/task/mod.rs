@@ -21,6 +21,7 @@
 //! | [`waker`] | the [`Waker`](std::task::Waker) and the [`Waiter`](crate::io::driver::waiter::Waiter) over a header |
 //! | [`join`] | [`JoinHandle`], [`AbortHandle`], [`JoinError`] |
 //! | [`label`] | [`Label`]: what a task is known by besides its number |
+//! | `polled` | which task a thread is polling, for whoever interrupts it |
 //! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
 //! | [`executor`] | [`Executor`]: the owner's task list and ready queue, and everything it does with a task |
 //!
@@ -153,6 +154,8 @@
 mod executor;
 mod join;
 mod label;
+#[cfg(not(loom))]
+mod polled;
 mod raw;
 mod remote;
 mod state;
@@ -166,6 +169,8 @@ mod tests;
 pub(crate) use executor::{Entered, Executor};
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub(crate) use label::Label;
+#[cfg(not(loom))]
+pub(in crate::runtime) use polled::{Polled, PolledHere};
 pub(in crate::runtime) use raw::Shared;
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;

@@ -11,6 +11,8 @@ use std::task::Waker;
 use super::label::Label;
 use super::raw::VTable;
 use super::remote::Link;
+#[cfg(not(loom))]
+use crate::runtime::dump::TaskState;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU8, AtomicUsize};
@@ -41,6 +43,9 @@ pub(in crate::runtime) struct Header {
     pub(super) label: Label,
     /// Its number.
     pub(super) id: TaskId,
+    /// Its span, entered for each poll.
+    #[cfg(feature = "tracing")]
+    pub(super) span: tracing::Span,
 }
 
 /// The words that only the owner touches, once it has adopted the task. Before that, only the one who creates it does.
@@ -51,6 +56,8 @@ pub(super) struct Owned {
     pub(super) ready: Cell<bool>,
     /// Whether the task is to be cancelled instead of polled.
     pub(super) aborted: Cell<bool>,
+    /// How many polls its owner had made when it came.
+    pub(super) born: Cell<u64>,
     /// How many operations wait as this task.
     pub(super) waiters: Cell<usize>,
     /// The next in the ready queue.
@@ -80,7 +87,10 @@ impl Header {
         mailbox: Option<Arc<Mailbox>>,
         label: Label,
     ) -> Header {
+        let id = TaskId::next();
         Header {
+            #[cfg(feature = "tracing")]
+            span: label.span(id),
             link: Link::new(),
             remote: Remote(AtomicU8::new(match origin {
                 Origin::Here => 0,
@@ -94,6 +104,7 @@ impl Header {
                 life: Cell::new(Life::Fresh),
                 ready: Cell::new(false),
                 aborted: Cell::new(false),
+                born: Cell::new(0),
                 waiters: Cell::new(0),
                 ready_next: Cell::new(None),
                 list_prev: Cell::new(None),
@@ -102,7 +113,7 @@ impl Header {
             vtable,
             mailbox: UnsafeCell::new(mailbox),
             label,
-            id: TaskId::next(),
+            id,
         }
     }
 
@@ -267,6 +278,17 @@ impl Remote {
             before if before & RUNNING != 0 => Left::Finished,
             before if before & QUEUED != 0 => Left::Queued,
             _ => Left::Idle,
+        }
+    }
+
+    /// Stealable: what the task does, at a glance.
+    #[cfg(not(loom))]
+    pub(super) fn glance(&self) -> TaskState {
+        // Relaxed: by the time that it is read it may be otherwise.
+        match self.0.load(Relaxed) {
+            now if now & RUNNING != 0 => TaskState::Running,
+            now if now & QUEUED != 0 => TaskState::Ready,
+            _ => TaskState::Waiting,
         }
     }
 

@@ -17,6 +17,8 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use super::TaskId;
 use super::executor::{self, Executor};
+#[cfg(not(loom))]
+use super::polled;
 use super::raw::{Shared, TaskRef};
 use super::state::{Header, Life, Request};
 use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
@@ -38,6 +40,11 @@ pub(super) unsafe fn poll_as<R>(
     let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, waker)) });
     // A waiter's count is the owner's; a stealable task has no owner, its waker is never this one, and so it is never counted thus.
     let waiter = RawWaiter { data, waker_vtable: PINNED, vtable: &WAITER };
+    #[cfg(not(loom))]
+    let _polled = polled::note(task);
+    // SAFETY: the header is live until `poll` returns.
+    #[cfg(feature = "tracing")]
+    let _entered = unsafe { task.as_ref() }.span.enter();
     // SAFETY: the header is live until `poll` returns; the waiter's functions are sound on its owner, which this thread
     // is if they are called, and waiters are `!Send`.
     unsafe { run_as(waiter, || poll(&mut Context::from_waker(&waker))) }

@@ -18,7 +18,7 @@ fn answer(number: u32) -> Completion {
 
 fn insert(slab: &mut StableSlab, number: u64) -> Token {
     let token = slab.insert(number, &NUMBER, false).expect("there is room");
-    slab.expect(token, Yields::Number, None);
+    slab.expect(token, Yields::Number, None, None);
     slab.arm(token);
     token
 }
