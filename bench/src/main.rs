@@ -171,7 +171,7 @@ fn rows() -> Vec<Row> {
             "to another thread and back, both sleep",
             [
                 Run(bare::ping_pong_sleeping),
-                Run(rows::ping_pong::<Veloq>),
+                Run(rows::ping_pong::<Veloq<0>>),
                 Run(rows::ping_pong::<Tokio>),
                 Lacks(1),
                 Run(rows::ping_pong::<Monoio>),
@@ -184,7 +184,7 @@ fn rows() -> Vec<Row> {
             "to another thread and back, both spin",
             [
                 Run(bare::ping_pong_spinning),
-                Lacks(2),
+                Run(rows::ping_pong_awake::<Veloq>),
                 Lacks(2),
                 Lacks(2),
                 Lacks(2),
@@ -210,7 +210,7 @@ fn rows() -> Vec<Row> {
             "1,000 tasks of unequal length, 2 threads",
             [
                 Run(bare::steal),
-                Lacks(2),
+                Run(rows::steal::<Veloq>),
                 Lacks(2),
                 Run(rows::steal::<TokioShared>),
                 Lacks(2),

@@ -2,7 +2,7 @@
 //! waiting awake.
 #![expect(unsafe_code, reason = "asks the kernel for processor time, and pins threads")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// What one run of a row came to.
@@ -21,16 +21,30 @@ pub struct Sample {
 /// A measurement that is under way.
 #[derive(Debug)]
 pub struct Started {
+    spun_ns: u64,
     wall: Instant,
     cpu_ns: u64,
 }
 
-/// What a runtime says it spent spinning, put here by its peer before the sample is printed.
-pub static SPIN_NS: AtomicU64 = AtomicU64::new(0);
+/// Asks a runtime what it has spent spinning so far.
+type Spun = Box<dyn Fn() -> u64 + Send>;
+
+/// The runtime to be asked, if it can tell.
+static SPUN: Mutex<Option<Spun>> = Mutex::new(None);
+
+/// Has `spun` asked at the start and at the end of the measurement.
+pub fn spinning(spun: impl Fn() -> u64 + Send + 'static) {
+    *SPUN.lock().expect("nobody panics with it") = Some(Box::new(spun));
+}
+
+/// What was spent spinning so far.
+fn spun_ns() -> u64 {
+    SPUN.lock().expect("nobody panics with it").as_ref().map_or(0, |spun| spun())
+}
 
 /// Starts to measure.
 pub fn start() -> Started {
-    Started { wall: Instant::now(), cpu_ns: cpu_ns() }
+    Started { spun_ns: spun_ns(), wall: Instant::now(), cpu_ns: cpu_ns() }
 }
 
 impl Started {
@@ -38,14 +52,13 @@ impl Started {
     pub fn stop(self, ops: u64) -> Sample {
         let cpu_ns = cpu_ns() - self.cpu_ns;
         let wall_ns = u64::try_from(self.wall.elapsed().as_nanos()).expect("a row takes less than 584 years");
-        Sample { ops, cpu_ns, wall_ns, spin_ns: 0 }
+        Sample { ops, cpu_ns, wall_ns, spin_ns: spun_ns() - self.spun_ns }
     }
 }
 
 impl Sample {
     /// The line by which a run tells its parent.
-    pub fn print(mut self) {
-        self.spin_ns = SPIN_NS.load(Ordering::Relaxed);
+    pub fn print(self) {
         println!("{} {} {} {}", self.ops, self.cpu_ns, self.wall_ns, self.spin_ns);
     }
 

@@ -316,7 +316,17 @@ impl Ball {
 
 /// A ball goes to the other worker and back.
 pub fn ping_pong<P: Pair>() -> Sample {
-    let (warm, count) = (1_000, TRIPS);
+    ping_pong_of::<P>(TRIPS)
+}
+
+/// The same, more often.
+pub fn ping_pong_awake<P: Pair>() -> Sample {
+    ping_pong_of::<P>(TRIPS_AWAKE)
+}
+
+/// So many times there and back.
+fn ping_pong_of<P: Pair>(count: u64) -> Sample {
+    let warm = count / 20;
     let ball = Arc::new(Ball::default());
     let other = Arc::clone(&ball);
     P::pair(

@@ -6,17 +6,29 @@ use std::time::Duration;
 
 use veloq::WorkerId;
 use veloq::fs::File;
+use veloq::mesh;
 use veloq::net::{TcpListener, TcpStream};
-use veloq::runtime::Builder;
+use veloq::runtime::{Builder, Runtime};
 
-use super::flume_stream;
-use crate::measure::Sample;
-use crate::rows::{BLOCK, Files, MESSAGE, Net, Pair, Peer, Stream, Timers};
+use super::CHANNEL;
+use crate::measure::{Sample, spinning, start};
+use crate::rows::{BLOCK, Files, MESSAGE, Net, Pair, Peer, Steal, Stream, Timers};
 
-/// One worker, or two.
-pub struct Veloq;
+/// One worker, or two, which look out for so many microseconds before they would sleep: by default as many as the runtime's own default.
+pub struct Veloq<const SPIN_US: u64 = 20>;
 
-impl Peer for Veloq {
+impl<const SPIN_US: u64> Veloq<SPIN_US> {
+    /// A runtime of two workers, which tells the measurement what it spent spinning.
+    fn two() -> Runtime {
+        let spin = Duration::from_micros(SPIN_US);
+        let runtime = Builder::new().workers(2).spin(spin).build().expect("this kernel has io_uring");
+        let handle = runtime.handle();
+        spinning(move || handle.metrics().iter().map(|worker| worker.spin_ns).sum());
+        runtime
+    }
+}
+
+impl<const SPIN_US: u64> Peer for Veloq<SPIN_US> {
     fn block_on<T: 'static>(future: impl Future<Output = T> + 'static) -> T {
         Builder::new().workers(1).build().expect("this kernel has io_uring").block_on(future)
     }
@@ -42,7 +54,7 @@ impl Timers for Veloq {
     }
 }
 
-impl Pair for Veloq {
+impl<const SPIN_US: u64> Pair for Veloq<SPIN_US> {
     fn pair<T, A, B>(
         first: impl FnOnce() -> A + Send + 'static,
         second: impl FnOnce() -> B + Send + 'static,
@@ -52,7 +64,7 @@ impl Pair for Veloq {
         A: Future<Output = T> + 'static,
         B: Future<Output = ()> + 'static,
     {
-        Builder::new().workers(2).build().expect("this kernel has io_uring").block_on(async {
+        Self::two().block_on(async {
             let second = veloq::spawn_to(WorkerId::new(1), second);
             let first = first().await;
             second.await.expect("no panic");
@@ -67,7 +79,39 @@ impl Pair for Veloq {
 
 impl Stream for Veloq {
     fn stream(warm: u64, count: u64) -> Sample {
-        flume_stream::<Self>(warm, count)
+        let (mut sender, mut receiver) = mesh::channel::<u64>(CHANNEL);
+        Self::pair(
+            move || async move {
+                let mut started = None;
+                for number in 0..warm + count {
+                    if number == warm {
+                        started = Some(start());
+                    }
+                    assert_eq!(receiver.recv().await, Some(number));
+                }
+                started.expect("there is more than the warm-up").stop(count)
+            },
+            move || async move {
+                for number in 0..warm + count {
+                    sender.send(number).await.expect("the receiver stays to the end");
+                }
+            },
+        )
+    }
+}
+
+impl Steal for Veloq {
+    fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+        Self::two().block_on(future)
+    }
+
+    fn spawn<F>(future: F) -> impl Future<Output = F::Output> + Send + 'static
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let task = veloq::spawn(future);
+        async { task.await.expect("no panic") }
     }
 }
 
