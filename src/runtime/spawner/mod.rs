@@ -62,6 +62,9 @@
 
 mod queue;
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -72,9 +75,9 @@ pub(in crate::runtime) use self::queue::{Emptied, Queue};
 use super::mesh::doorbell::{Doorbell, Receiver};
 use super::policy::{self, Load};
 use super::task::{Shared, TaskRef};
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
+use crate::sync::{Arc, mutant};
 
 /// Places and steals tasks among the workers of a runtime.
 pub(crate) struct Spawner {
@@ -184,6 +187,7 @@ impl Spawner {
             // It comes at once, and has nothing else to do.
             Receiver::Woken => {}
             Receiver::Open => self.wake_searcher(),
+            Receiver::Closed if mutant("send: leave a closed inbox alone") => {}
             Receiver::Closed => desk.queue.discard(),
         }
     }
@@ -208,7 +212,9 @@ impl Spawner {
             return;
         }
         loop {
-            fence(SeqCst);
+            if !mutant("push: no fence") {
+                fence(SeqCst);
+            }
             if self.searching.load(Relaxed) {
                 return;
             }
@@ -219,6 +225,9 @@ impl Spawner {
                 return;
             }
             self.searching.store(false, Release);
+            if mutant("summon: give up at once") {
+                return;
+            }
         }
     }
 
@@ -241,6 +250,9 @@ impl Spawner {
     /// The searcher `worker` has looked, and has taken so many tasks.
     pub(crate) fn end_search(&self, worker: usize, taken: usize) {
         self.searching.store(false, Release);
+        if mutant("search: no look after the end") {
+            return;
+        }
         fence(SeqCst);
         // One it will run itself.
         if taken > 1 || self.has_loot(worker) {

@@ -57,6 +57,7 @@ use crate::runtime::policy;
 use crate::runtime::task::{RemoteList, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize};
+use crate::sync::mutant;
 
 /// Tasks that a ring holds: 2 KiB of pointers. A burst beyond it goes by the inbox, which has no bound but the tasks themselves.
 const CAPACITY: usize = if cfg!(loom) { 2 } else { 256 };
@@ -158,8 +159,9 @@ impl Queue {
     ///
     /// The caller is the owner, and has filled them with tasks that are its own.
     unsafe fn publish(&self, count: usize) {
+        let order = if mutant("push: tail relaxed") { Relaxed } else { Release };
         // Release: pairs with the Acquire of `take`, and publishes the slots and the tasks.
-        self.tail.store(self.tail.load(Relaxed) + count, Release);
+        self.tail.store(self.tail.load(Relaxed) + count, order);
     }
 
     /// Takes the oldest task of the ring.
@@ -195,6 +197,13 @@ impl Queue {
         let count = count(ready);
         for offset in 0..count {
             read(offset, self.slots[(head + offset) % CAPACITY].load(Relaxed));
+        }
+        if mutant("take: head by load and store") {
+            if self.head.load(Acquire) != head {
+                return Take::Lost;
+            }
+            self.head.store(head + count, Release);
+            return Take::Won(count);
         }
         // Release: pairs with the Acquire of `room`; the reads above are over. Acquire on failure is for the next attempt.
         match self.head.compare_exchange(head, head + count, AcqRel, Acquire) {
@@ -277,7 +286,12 @@ impl Queue {
             taken += 1;
         }
         self.sent.fetch_sub(taken, Relaxed);
-        let marks = self.takers.swap(0, AcqRel);
+        let marks = if mutant("inbox: leave without a look") {
+            self.takers.store(0, Release);
+            1
+        } else {
+            self.takers.swap(0, AcqRel)
+        };
         if marks > 1 { Emptied::Missed(taken) } else { Emptied::Taken(taken) }
     }
 

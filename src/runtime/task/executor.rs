@@ -165,7 +165,7 @@ impl Executor {
     }
 
     /// Appends a task that may move to this worker's stealable queue, and sees to it that a thief comes if one has the time.
-    fn push(&self, task: TaskRef) {
+    pub(in crate::runtime) fn push(&self, task: TaskRef) {
         // SAFETY: this has claimed the mailbox and with it its queue, and is `!Send`.
         if let Err(task) = unsafe { self.mailbox.queue().push(task) } {
             if self.phase.get() != Phase::Open {
@@ -594,7 +594,9 @@ impl Executor {
         } else {
             // SAFETY: the list's reference is still there to make one from.
             let list = unsafe { ManuallyDrop::new(Shared::from_raw(task)) };
-            left.push(Shared::clone(&list));
+            if !mutant("end: leave nothing") {
+                left.push(Shared::clone(&list));
+            }
             // SAFETY: it is Linked. Whoever finishes it will find this mailbox closed, and give the list nothing back.
             unsafe { self.retire(task) };
         }

@@ -260,8 +260,14 @@ impl Remote {
     /// Stealable: ends a run whose poll was pending. On [`Request::Push`] the task was woken meanwhile, and is this thread's to
     /// push; otherwise it may run elsewhere from here on, and be gone.
     pub(super) fn pause(&self) -> Request {
+        if mutant("pause: load, then store") {
+            let before = self.0.load(Acquire);
+            self.0.store(before & !RUNNING, Relaxed);
+            return if before & QUEUED == 0 { Request::Pending } else { Request::Push };
+        }
+        let order = if mutant("pause: relaxed") { Relaxed } else { AcqRel };
         // Release: publishes the future, as the poll left it, to the next `begin`.
-        let before = self.0.fetch_and(!RUNNING, AcqRel);
+        let before = self.0.fetch_and(!RUNNING, order);
         if before & QUEUED == 0 { Request::Pending } else { Request::Push }
     }
 
