@@ -38,6 +38,9 @@ async fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     };
+    for feature in veloq::runtime::capabilities().refused() {
+        eprintln!("cp: {feature}");
+    }
     match copy(Path::new(from), Path::new(to)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

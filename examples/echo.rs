@@ -39,7 +39,11 @@ async fn main() -> ExitCode {
 async fn serve(address: SocketAddr) -> io::Result<()> {
     veloq::on_every_worker(async move || {
         let listener = TcpListener::builder().reuse_port(true).bind(address).await?;
-        println!("worker {} echoes on {}", veloq::current_worker(), listener.local_addr()?);
+        let worker = veloq::current_worker();
+        for feature in veloq::runtime::capabilities().refused() {
+            eprintln!("worker {worker} goes without: {feature}");
+        }
+        println!("worker {worker} echoes on {}", listener.local_addr()?);
         loop {
             let (stream, _peer) = listener.accept().await?;
             drop(spawn_local(echo(stream))); // Detached: it ends with its connection.

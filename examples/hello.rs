@@ -1,7 +1,8 @@
 //! A task on every worker, and a word from each back to the first.
 //!
 //! Shows `#[veloq::main]`, `workers`, `spawn_to` and its `JoinHandle`: the closure travels to the worker that is named, the
-//! future that it makes runs there, and its output comes back over the mesh.
+//! future that it makes runs there, and its output comes back over the mesh. What this machine does not give the runtime, or not
+//! wholly, it says first.
 //!
 //! ```sh
 //! cargo run --example hello
@@ -10,6 +11,9 @@
 
 #[veloq::main]
 async fn main() -> Result<(), veloq::task::JoinError> {
+    for feature in veloq::runtime::capabilities().refused() {
+        eprintln!("hello: {feature}");
+    }
     let greetings: Vec<_> = veloq::workers()
         .map(|worker| {
             veloq::spawn_to(worker, async || {

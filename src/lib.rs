@@ -45,7 +45,7 @@
 //!
 //! **Everything is bounded, and says so.** Queues, rings, pools and operations in flight have a bound with a default and
 //! a reason; at the bound there is back-pressure or a typed error. Where the kernel lacks something, the runtime does
-//! without that one thing and reports it ([`Runtime::capabilities`]).
+//! without that one thing and reports it ([`Runtime::capabilities`]); where a limit leaves room for less, it takes less.
 //!
 //! # Where things are
 //!

@@ -96,13 +96,16 @@ fn a_machine_without_io_uring_is_told_need_found_and_remedy() {
     builder().build().expect("this kernel has io_uring").block_on(echo());
 }
 
+/// What there is always some of: without them the least is taken.
+const SIZES: [&str; 2] = ["ring_entries", "pool_bytes"];
+
 /// If one refusal took others with it, or a path without some feature were broken, the echo would fail where nobody looks: on
 /// machines that are not ours.
 #[test]
 fn every_feature_can_be_done_without() {
     let all: Vec<&'static str> = {
         let runtime = builder().build().expect("this kernel has io_uring");
-        runtime.capabilities().features.iter().map(|feature| feature.name).collect()
+        runtime.capabilities()[0].features.iter().map(|feature| feature.name).collect()
     };
     assert!(all.len() >= 8, "void: only {all:?}");
     let each = all.iter().map(|name| vec![*name]);
@@ -110,16 +113,16 @@ fn every_feature_can_be_done_without() {
         let mut config = DriverConfig::default();
         config.without = without.clone();
         let runtime = builder().workers(2).driver(config).build().expect("no feature is needed");
-        for name in &all {
-            assert!(!(without.contains(name) && runtime.capabilities().has(name)), "{name} is in use");
-        }
-        for name in &without {
-            let refused = runtime
-                .capabilities()
-                .features
-                .iter()
-                .any(|feature| feature.name == *name && feature.refused.is_some());
-            assert!(refused, "{name} is reported: {}", runtime.capabilities());
+        assert_eq!(runtime.capabilities().len(), 2, "each worker has its report");
+        for report in runtime.capabilities() {
+            for name in &without {
+                let feature = report.features.iter().find(|feature| feature.name == *name);
+                assert!(
+                    feature.is_some_and(|feature| feature.refused.is_some()),
+                    "{name} is reported: {report}"
+                );
+                assert!(!report.has(name) || SIZES.contains(name), "{name} is in use: {report}");
+            }
         }
         runtime.block_on(async {
             echo().await;
@@ -134,13 +137,30 @@ fn what_is_refused_is_reported_with_a_remedy() {
     let mut config = DriverConfig::default();
     config.without = vec!["registered_ring"];
     let runtime = builder().driver(config).build().expect("no feature is needed");
-    let report = runtime.capabilities();
+    let report = &runtime.capabilities()[0];
     assert!(!report.has("registered_ring"));
     let feature = report.features.iter().find(|feature| feature.name == "registered_ring");
     let refusal = feature.and_then(|feature| feature.refused.as_ref()).expect("it is reported");
     assert!(refusal.remedy.contains("without"), "{refusal:?}");
     let text = report.to_string();
     assert!(text.contains("registered_ring: not in use") && text.contains(refusal.remedy), "{text}");
+}
+
+/// A program that cannot do without something must be told at its start, not find out from its latencies.
+#[test]
+fn a_program_can_insist_on_a_feature() {
+    for name in ["registered_buffers", "ring_entries"] {
+        let mut config = DriverConfig::default();
+        config.without = vec![name];
+        let error =
+            builder().workers(2).driver(config).require(name).build().expect_err("it is switched off");
+        let unavailable: &Unavailable = source(&error);
+        assert_eq!((unavailable.need, &unavailable.found[..]), (name, "switched off"));
+    }
+    let error = builder().require("magic").build().expect_err("there is no such feature");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("magic"), "{error}");
+    builder().require("pool_bytes").build().expect("there is memory enough").block_on(echo());
 }
 
 /// A runtime inside another's would wait for itself, and hang.
@@ -158,10 +178,11 @@ fn block_on_inside_a_runtime_says_what_to_do_instead() {
 fn calls_outside_a_worker_say_where_they_belong() {
     const TEXT: &str =
         "no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task";
-    let calls: [(&str, fn()); 6] = [
+    let calls: [(&str, fn()); 7] = [
         ("spawn_local", || drop(spawn_local(async {}))),
         ("spawn_to", || drop(spawn_to(WorkerId::new(0), async || ()))),
         ("alloc", || drop(veloq::alloc(1))),
+        ("capabilities", || drop(veloq::runtime::capabilities())),
         ("current_worker", || _ = veloq::current_worker()),
         ("workers", || _ = veloq::workers().len()),
         ("Handle::current", || drop(veloq::runtime::Handle::current())),

@@ -66,6 +66,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/task/state.rs", "the owner's words are plain memory in a header that other threads see"),
     ("src/runtime/task/waker.rs", "a hand-written vtable over counted references to headers"),
     ("src/signal/mod.rs", "registers signal handlers"),
+    ("tests/limits.rs", "installs a seccomp filter"),
 ];
 
 /// Layers from the top down; a module names its own layer and those below it, never one above.

@@ -274,11 +274,9 @@ impl Receivers {
         }
     }
 
-    /// Notes that there is a ring, which took `ring_bytes` of the arena.
-    pub(crate) fn set_ring(&self, ring_bytes: usize, config: &DriverConfig, picks_once: bool) {
-        let wanted = usize::from(config.receive_buffers.next_power_of_two());
-        self.buffer_bytes.set(config.receive_buffer_bytes as usize);
-        self.ring_buffers.set(wanted.min(ring_bytes / self.buffer_bytes.get().max(1)));
+    /// Notes how many buffers the ring has, if there is one.
+    pub(crate) fn set_ring(&self, ring_buffers: usize, picks_once: bool) {
+        self.ring_buffers.set(ring_buffers);
         self.picks_once.set(picks_once);
     }
 

@@ -1,4 +1,4 @@
-//! The operating systems' own calls: mapping memory, affinity and topology, clocks, metadata.
+//! The operating systems' own calls: mapping memory, limits, affinity and topology, clocks, metadata.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -8,7 +8,8 @@ pub(crate) use linux::FileStatus;
 pub(crate) use linux::frames;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Affinity, Cpu, Mapping, Topology, coarse_ns, direct_alignment, is_direct, map, monotonic_ns, set_len,
+    Affinity, Cpu, Mapping, Topology, coarse_ns, direct_alignment, is_direct, map, memlock_limit,
+    memory_limit, monotonic_ns, set_len,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Interruptible, Registers, handle_interrupts, interrupt};

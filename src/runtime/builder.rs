@@ -9,9 +9,9 @@ use super::placement::{Machine, Placement, seats};
 use super::runtime::Runtime;
 use super::stall::{Hook, StallConfig, StallReport};
 use super::worker_id::WORKERS_MAX;
-use crate::io::buf::PoolConfig;
-use crate::io::driver::DriverConfig;
+use crate::io::buf::{Pool, PoolConfig};
 use crate::io::driver::thread_pool::ThreadPoolConfig;
+use crate::io::driver::{DriverConfig, DriverHandle};
 use crate::os::{Affinity, Topology};
 
 /// Below this, the scheduler of the operating system makes stalls out of nothing.
@@ -20,6 +20,9 @@ const STALL_THRESHOLD_MIN: Duration = Duration::from_millis(4);
 /// Threads for blocking work at most: 4096 stacks are 8 GiB of address space, and more runnable threads than that are no pool
 /// but a mistake.
 const BLOCKING_THREADS_MAX: usize = 4096;
+
+/// The smallest pool: that of the smallest arena.
+const POOL_BYTES_MIN: usize = 64 * 1024;
 
 /// Makes a [`Runtime`]. Every setting has a default; the defaults are one pinned worker for each CPU the process may use.
 ///
@@ -168,6 +171,24 @@ impl Builder {
         self
     }
 
+    /// Insists on a feature of the kernel, or on a size ("ring_entries", "pool_bytes"), by its name in
+    /// [`Capabilities`](crate::io::driver::Capabilities): where there is none of it, or less than was asked for, building fails.
+    /// Without this the runtime takes what there is, and reports it.
+    ///
+    /// ```
+    /// use veloq::runtime::Builder;
+    ///
+    /// match Builder::new().require("registered_buffers").build() {
+    ///     Ok(runtime) => runtime.block_on(async { /* every buffer of the pool is known to the kernel */ }),
+    ///     Err(error) => eprintln!("{error}"), // as: Veloq needs registered_buffers; found: ..; remedy: ..
+    /// }
+    /// ```
+    #[must_use]
+    pub fn require(mut self, feature: &'static str) -> Builder {
+        self.driver.required.push(feature);
+        self
+    }
+
     /// How long a worker that ends waits for the kernel to give back what it has, and the runtime for blocking jobs that
     /// run; 5 s by default. What is left then is leaked and counted.
     #[must_use]
@@ -267,7 +288,7 @@ impl Builder {
     ///
     /// `InvalidInput` with an [`InvalidSetting`] for a setting out of its bounds, or a
     /// [`PlacementError`](super::PlacementError) for a placement that this machine does not have. What the kernel said if a thread, a pool
-    /// or a ring cannot be had; where it is io_uring itself, the source is an
+    /// or a ring cannot be had; where it is io_uring itself, or a feature that is [required](Self::require), the source is an
     /// [`Unavailable`](crate::io::driver::Unavailable) that names need, found and remedy.
     pub fn build(mut self) -> io::Result<Runtime> {
         self.check()?;
@@ -287,6 +308,38 @@ impl Builder {
     /// The settings of the threads for blocking work.
     pub(super) fn blocking(&self) -> ThreadPoolConfig {
         ThreadPoolConfig { name: format!("{}-blocking", self.thread_name), ..self.blocking.clone() }
+    }
+
+    /// Makes a worker's pool, as large as asked for and as its share of the machine allows.
+    pub(super) fn make_pool(&self, driver: &DriverHandle) -> io::Result<Pool> {
+        const NAME: &str = "pool_bytes";
+        let is_off = self.driver.without.contains(&NAME);
+        let mut config = self.pool.clone();
+        if is_off {
+            (config.bytes, config.chunks_max) = (POOL_BYTES_MIN, 1);
+        } else {
+            self.driver.budget.fit_pool(&mut config.bytes, &mut config.chunks_max, POOL_BYTES_MIN);
+        }
+        let pool = Pool::new(&config)?;
+        let most = |config: &PoolConfig| config.bytes.saturating_mul(config.chunks_max);
+        driver.report(|capabilities| {
+            if is_off {
+                capabilities.grant_part(NAME, "switched off", "take it out of `DriverConfig::without`");
+            } else if most(&config) < most(&self.pool) {
+                capabilities.grant_part(
+                    NAME,
+                    format!(
+                        "a quarter of the control group's memory has room for {} KiB for each worker, not for {}",
+                        most(&config) / 1024,
+                        most(&self.pool) / 1024,
+                    ),
+                    "raise the group's memory limit; until then the heap gives what the pool cannot",
+                );
+            } else {
+                capabilities.grant(NAME);
+            }
+        });
+        Ok(pool)
     }
 
     fn check(&self) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::worker_id::WorkerId;
 use crate::io::buf::{BufPool, FixedBuf};
+use crate::io::driver::Capabilities;
 
 /// The workers of this runtime, in order.
 ///
@@ -46,4 +47,15 @@ pub fn current_worker() -> WorkerId {
 #[must_use]
 pub fn alloc(size: usize) -> FixedBuf {
     Context::current().pool.alloc(size)
+}
+
+/// What the kernel gives the worker that runs on this thread, and what it refused.
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+#[must_use]
+pub fn capabilities() -> Capabilities {
+    Context::current().driver.capabilities()
 }

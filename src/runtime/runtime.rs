@@ -38,6 +38,7 @@ use super::trace;
 use super::worker::Worker;
 use super::worker_id::WorkerId;
 use crate::io::buf::Pool;
+use crate::io::driver::budget::Budget;
 use crate::io::driver::{Capabilities, DriverHandle, PlatformDriver};
 use crate::os::Affinity;
 use crate::sync::Arc;
@@ -49,7 +50,8 @@ pub struct Runtime {
     threads: Vec<thread::JoinHandle<()>>,
     /// Dropped with the runtime, when the workers have ended.
     _watchdog: Option<Watchdog>,
-    capabilities: Capabilities,
+    /// Each worker's report.
+    capabilities: Vec<Capabilities>,
     /// The affinity to give back to the calling thread.
     caller: Option<Affinity>,
     cpu: Option<Affinity>,
@@ -68,6 +70,9 @@ impl Runtime {
     /// Starts what `builder` says: a worker for each seat.
     pub(super) fn start(builder: &Builder, seats: &[Option<Seat>]) -> io::Result<Runtime> {
         let workers = seats.len();
+        let mut builder = builder.clone();
+        builder.driver.budget = Budget::of_one(workers);
+        let builder = &builder;
         let cpu_of = |worker: usize| seats[worker].map(|seat| Affinity::only(seat.cpu));
         let spawner = Spawner::new(workers, builder.steal);
         let (report, reports) = mpsc::channel();
@@ -91,14 +96,15 @@ impl Runtime {
             let _there_and_back = caller.zip(cpu).map(|(caller, cpu)| Visit::to(cpu, caller));
             WorkerParts::make(builder, &spawner, 0)?
         };
-        let mut mailboxes = vec![Some(Arc::clone(&parts.mailbox))];
-        mailboxes.resize(workers, None);
-        for (id, ready) in reports {
+        let mut ready = vec![Some(parts.ready())];
+        ready.resize(workers, None);
+        for (id, report) in reports {
             // An error ends this function and drops `starts`: the threads that wait for their start end.
-            mailboxes[id.index()] = Some(ready?);
+            ready[id.index()] = Some(report?);
         }
-        let mailboxes = mailboxes.into_iter().map(|mailbox| mailbox.expect("every thread has reported"));
-        let shared = Shared::new(spawner, mailboxes.collect(), builder.drain_patience);
+        let ready = ready.into_iter().map(|ready| ready.expect("every thread has reported"));
+        let (mailboxes, capabilities): (Vec<_>, Vec<_>) = ready.unzip();
+        let shared = Shared::new(spawner, mailboxes.into(), builder.drain_patience);
         let shared = shared.with_blocking(builder.blocking()).with_seats(seats.into());
         let is_watched = builder.stall.threshold.is_some();
         let shared = Arc::new(if is_watched { shared.with_watches() } else { shared });
@@ -107,8 +113,7 @@ impl Runtime {
         for start in starts {
             start.send(Arc::clone(&shared)).expect("a thread that reported waits for its start");
         }
-        let capabilities = parts.driver.capabilities();
-        trace::degraded(&capabilities);
+        capabilities.iter().for_each(trace::degraded);
         let worker = parts.into_worker(WorkerId::new(0), Arc::clone(&shared), builder);
         Ok(Runtime { worker: Some(worker), shared, threads, _watchdog: watchdog, capabilities, caller, cpu })
     }
@@ -184,9 +189,10 @@ impl Runtime {
         self.handle().metrics()
     }
 
-    /// What the kernel gives the calling thread's worker, and what it refused: the others ask the same.
+    /// What the kernel gives each worker, and what it refused, worker 0 first. All ask the same; where a limit bounds what they
+    /// get together, one may get less than another. Code on a worker asks [`capabilities`](super::capabilities()).
     #[must_use]
-    pub fn capabilities(&self) -> &Capabilities {
+    pub fn capabilities(&self) -> &[Capabilities] {
         &self.capabilities
     }
 
@@ -247,6 +253,9 @@ impl Drop for Visit {
     }
 }
 
+/// A worker's mailbox and its driver's report.
+type Ready = (Arc<Mailbox>, Capabilities);
+
 /// What a thread can make of a worker before it knows the others.
 struct WorkerParts {
     driver: DriverHandle,
@@ -259,8 +268,9 @@ impl WorkerParts {
     fn make(builder: &Builder, spawner: &Arc<Spawner>, worker: usize) -> io::Result<WorkerParts> {
         let backend = PlatformDriver::new(&builder.driver)?;
         let driver = DriverHandle::new(backend, &builder.driver);
-        let pool = Pool::new(&builder.pool)?;
+        let pool = builder.make_pool(&driver)?;
         driver.register_buffers(&pool, &builder.driver);
+        driver.capabilities().check_required(&builder.driver.required)?;
         let unparker = driver.unparker();
         let unparked_at = UnparkedAt::default();
         let told = unparked_at.clone();
@@ -269,6 +279,11 @@ impl WorkerParts {
             unparker.unpark();
         });
         Ok(WorkerParts { driver, pool, mailbox, unparked_at })
+    }
+
+    /// What the builder needs to know before the others can be told.
+    fn ready(&self) -> Ready {
+        (Arc::clone(&self.mailbox), self.driver.capabilities())
     }
 
     fn into_worker(self, id: WorkerId, shared: Arc<Shared>, builder: &Builder) -> Worker {
@@ -284,7 +299,7 @@ fn run_worker(
     builder: &Builder,
     spawner: &Arc<Spawner>,
     cpu: Option<Affinity>,
-    report: mpsc::Sender<(WorkerId, io::Result<Arc<Mailbox>>)>,
+    report: mpsc::Sender<(WorkerId, io::Result<Ready>)>,
     started: &mpsc::Receiver<Arc<Shared>>,
 ) {
     // First of all, so that the ring's and the pool's memory is this CPU's. A CPU that the process may not use any more is
@@ -294,7 +309,7 @@ fn run_worker(
         Ok(parts) => parts,
         Err(error) => return drop(report.send((id, Err(error)))),
     };
-    if report.send((id, Ok(Arc::clone(&parts.mailbox)))).is_err() {
+    if report.send((id, Ok(parts.ready()))).is_err() {
         return; // The builder has failed elsewhere and is gone.
     }
     // The builder reads reports until nobody is left who could send one.

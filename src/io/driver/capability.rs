@@ -1,7 +1,9 @@
 //! What this kernel gives, and what it refused: what, why, and how to get it.
 //!
-//! Where the kernel lacks something, the driver says so here and goes on without that one thing. Only what it cannot do
-//! without at all is an error: an [`io::Error`] whose source is an [`Unavailable`].
+//! Where the kernel lacks something, the driver says so here and goes on without that one thing; where a limit leaves room
+//! for less than was asked for, it takes less and says that. Only what it cannot do without at all is an error: an
+//! [`io::Error`] whose source is an [`Unavailable`]. A program that cannot do without something else says so
+//! ([`DriverConfig::required`](super::DriverConfig::required)), and gets the same error.
 
 use std::error::Error;
 use std::fmt;
@@ -19,13 +21,15 @@ pub struct Capabilities {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Feature {
-    /// The kernel's own name for it, in lower case.
+    /// The kernel's own name for it, in lower case; or the setting's, where it is a size.
     pub name: &'static str,
-    /// `None` if it is in use, else why not and what to do about it.
+    /// Whether it is in use, if only in part.
+    pub in_use: bool,
+    /// `None` if it is in use as asked for, else why not and what to do about it.
     pub refused: Option<Refusal>,
 }
 
-/// Why a feature is not in use.
+/// Why a feature is not in use, or only in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -36,36 +40,85 @@ pub struct Refusal {
 }
 
 impl Capabilities {
-    /// Whether the feature of that name is in use.
+    /// Whether the feature of that name is in use, if only in part.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.features.iter().any(|feature| feature.name == name && feature.refused.is_none())
+        self.features.iter().any(|feature| feature.name == name && feature.in_use)
     }
 
-    pub(crate) fn granted(&mut self, name: &'static str) {
-        self.features.push(Feature { name, refused: None });
+    /// The features that are not in use, or only in part: what a program shows to whoever can change it.
+    ///
+    /// ```
+    /// let runtime = veloq::Runtime::new()?;
+    /// for feature in runtime.capabilities().refused() {
+    ///     eprintln!("{feature}");
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn refused(&self) -> impl Iterator<Item = &Feature> {
+        self.features.iter().filter(|feature| feature.refused.is_some())
     }
 
-    pub(crate) fn refused(&mut self, name: &'static str, why: impl fmt::Display, remedy: &'static str) {
-        self.features.push(Feature { name, refused: Some(Refusal { why: why.to_string(), remedy }) });
+    /// Notes that a feature is in use as asked for.
+    pub(crate) fn grant(&mut self, name: &'static str) {
+        self.features.push(Feature { name, in_use: true, refused: None });
     }
-}
 
-impl fmt::Display for Capabilities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for feature in &self.features {
-            match &feature.refused {
-                None => writeln!(f, "{}: in use", feature.name)?,
-                Some(refusal) => {
-                    writeln!(f, "{}: not in use: {}; {}", feature.name, refusal.why, refusal.remedy)?
-                }
+    /// Notes that a feature is in use, but less of it than was asked for.
+    pub(crate) fn grant_part(&mut self, name: &'static str, why: impl fmt::Display, remedy: &'static str) {
+        let refused = Some(Refusal { why: why.to_string(), remedy });
+        self.features.push(Feature { name, in_use: true, refused });
+    }
+
+    /// Notes that a feature is not in use.
+    pub(crate) fn refuse(&mut self, name: &'static str, why: impl fmt::Display, remedy: &'static str) {
+        let refused = Some(Refusal { why: why.to_string(), remedy });
+        self.features.push(Feature { name, in_use: false, refused });
+    }
+
+    /// Whether every feature that the program insists on is in use as asked for.
+    ///
+    /// # Errors
+    ///
+    /// With an [`Unavailable`] as source, for the first that is not; `InvalidInput` for a name that nothing has.
+    pub(crate) fn check_required(&self, required: &[&'static str]) -> io::Result<()> {
+        for name in required {
+            let Some(feature) = self.features.iter().find(|feature| feature.name == *name) else {
+                let message = format!("{name:?} is required, but no feature has that name");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            };
+            if let Some(Refusal { why, remedy }) = &feature.refused {
+                let unavailable = Unavailable { need: name, found: why.clone(), remedy };
+                return Err(unavailable.into_error(io::ErrorKind::Unsupported));
             }
         }
         Ok(())
     }
 }
 
-/// The kernel connection cannot be had at all. The source of the [`io::Error`] that building a runtime returns.
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match (self.in_use, &self.refused) {
+            (true, None) => "in use",
+            (true, Some(_)) => "in part",
+            (false, _) => "not in use",
+        };
+        write!(f, "{}: {how}", self.name)?;
+        match &self.refused {
+            None => Ok(()),
+            Some(Refusal { why, remedy }) => write!(f, ": {why}; {remedy}"),
+        }
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.features.iter().try_for_each(|feature| writeln!(f, "{feature}"))
+    }
+}
+
+/// The kernel connection, or a feature that the program insists on, cannot be had. The source of the [`io::Error`] that building
+/// a runtime returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unavailable {

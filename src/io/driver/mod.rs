@@ -17,6 +17,7 @@
 //! To add an operation: declare it in `io::op` (its fields, its [`OpLifecycle`]), then write its encoding for each
 //! backend in the file of the same name (its `PlatformOp`).
 
+pub(crate) mod budget;
 mod capability;
 mod completion;
 mod descriptor;
@@ -40,6 +41,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use budget::Budget;
 pub use capability::{Capabilities, Feature, Refusal, Unavailable};
 pub use completion::{Completion, Resource, Yields};
 pub(crate) use descriptor::DirectTable;
@@ -93,8 +95,14 @@ pub struct DriverConfig {
     pub linger: Duration,
     /// Kernel worker threads at most for bounded work (files), and for unbounded work (what cannot be polled).
     pub kernel_workers_max: [u32; 2],
-    /// Features to do without, by the names in [`Capabilities`]; for tests, and to work around a broken kernel.
+    /// Features to do without, by the names in [`Capabilities`]; for tests, and to work around a broken kernel. Where that is
+    /// a size, the least of it is taken.
     pub without: Vec<&'static str>,
+    /// Features that the program insists on, by the names in [`Capabilities`]: if one is refused, or there is less of it than
+    /// was asked for, that is an error with an [`Unavailable`] as its source.
+    pub required: Vec<&'static str>,
+    /// The worker's shares of the machine's limits.
+    pub(crate) budget: Budget,
 }
 
 impl Default for DriverConfig {
@@ -108,6 +116,8 @@ impl Default for DriverConfig {
             linger: Duration::ZERO,
             kernel_workers_max: [16, 64],
             without: Vec::new(),
+            required: Vec::new(),
+            budget: Budget::default(),
         }
     }
 }
@@ -170,8 +180,8 @@ pub(crate) trait Driver: Sized + 'static {
     /// Whether `process_completions` would find an answer. Makes no system call.
     fn has_news(&mut self) -> bool;
 
-    /// Makes a pool's arena known to the kernel, and carves the receive ring out of it.
-    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig);
+    /// Makes a pool's arena known to the kernel, and carves the receive ring out of it. Says how many buffers that has.
+    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) -> usize;
 
     /// What wakes a parked driver from any thread.
     fn unparker(&self) -> Unparker;
@@ -184,6 +194,9 @@ pub(crate) trait Driver: Sized + 'static {
 
     /// What this kernel gives, and what it refused.
     fn capabilities(&self) -> &Capabilities;
+
+    /// The same, to add what is decided elsewhere.
+    fn capabilities_mut(&mut self) -> &mut Capabilities;
 
     /// Counters of the backend's part; the slab's are added by the caller.
     fn counters(&self) -> DriverCounters;
@@ -570,18 +583,15 @@ impl DriverHandle {
     /// Makes a pool the worker's, and its arena known to the kernel. What is refused stands in the capability report.
     pub(crate) fn register_buffers(&self, pool: &Pool, config: &DriverConfig) {
         assert!(self.0.pool.set(pool.clone()).is_ok(), "a worker has one pool, registered once");
-        let free_bytes = pool.stats().free_bytes;
         let core = &mut *self.0.core.borrow_mut();
-        on_backend!(&mut core.backend, driver => driver.register_buffers(pool, config));
-        // The ring may have become smaller than asked for: what it took of the arena says how large it is.
-        let ring_bytes = free_bytes.saturating_sub(pool.stats().free_bytes);
+        let ring_buffers = on_backend!(&mut core.backend, driver => driver.register_buffers(pool, config));
         let picks_once = match &core.backend {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring(_) => true,
             #[cfg(test)]
             PlatformDriver::Sim(_) => false,
         };
-        self.0.receivers.set_ring(ring_bytes, config, picks_once);
+        self.0.receivers.set_ring(ring_buffers, picks_once);
     }
 
     /// Makes a runtime's threads for blocking work the ones to use.
@@ -631,6 +641,11 @@ impl DriverHandle {
     /// What this kernel gives, and what it refused.
     pub(crate) fn capabilities(&self) -> Capabilities {
         on_backend!(&self.0.core.borrow().backend, driver => driver.capabilities().clone())
+    }
+
+    /// Adds to the report what is decided above the driver.
+    pub(crate) fn report(&self, add: impl FnOnce(&mut Capabilities)) {
+        add(on_backend!(&mut self.0.core.borrow_mut().backend, driver => driver.capabilities_mut()));
     }
 
     /// Operations whose terminal completion has not been reaped.

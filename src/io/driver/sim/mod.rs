@@ -619,19 +619,20 @@ impl Driver for SimDriver {
         self.kernel.iter().any(|pending| pending.at_ns <= now_ns)
     }
 
-    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) {
+    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) -> usize {
         if config.receive_buffers == 0 || config.without.contains(&"receive_ring") {
-            self.capabilities.refused("receive_ring", "switched off", "set `DriverConfig::receive_buffers`");
-            return;
+            self.capabilities.refuse("receive_ring", "switched off", "set `DriverConfig::receive_buffers`");
+            return 0;
         }
         let Some(blocks) = pool.arena().carve_ring(config.receive_buffers, config.receive_buffer_bytes)
         else {
-            self.capabilities.refused("receive_ring", "no room", "make the pool larger; the heap stands in");
-            return;
+            self.capabilities.refuse("receive_ring", "no room", "make the pool larger; the heap stands in");
+            return 0;
         };
-        let free = (0..blocks.count()).collect();
+        let (free, count) = ((0..blocks.count()).collect(), usize::from(blocks.count()));
         self.receive_ring = Some(ReceiveRing { blocks, free });
-        self.capabilities.granted("receive_ring");
+        self.capabilities.grant("receive_ring");
+        count
     }
 
     fn unparker(&self) -> Unparker {
@@ -648,6 +649,10 @@ impl Driver for SimDriver {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn capabilities_mut(&mut self) -> &mut Capabilities {
+        &mut self.capabilities
     }
 
     fn counters(&self) -> DriverCounters {

@@ -131,6 +131,73 @@ impl UringDriver {
         (registration.arena == *arena).then_some(registration.index)
     }
 
+    /// Carves the receive ring out of the pool's arena, and shows it to the kernel.
+    fn register_receive_ring(&mut self, pool: &Pool, config: &DriverConfig) {
+        const NAME: &str = "receive_ring";
+        if config.receive_buffers == 0 || config.without.contains(&NAME) {
+            self.capabilities.refuse(NAME, "switched off", "set `DriverConfig::receive_buffers`");
+            return;
+        }
+        match ReceiveRing::register(&self.ring, pool, config) {
+            Ok(ring) => {
+                let (wanted, found) = (config.receive_buffers.next_power_of_two(), ring.count());
+                self.receive_ring = Some(ring);
+                if found < wanted {
+                    let why = format!("the pool has room for {found} buffers, not for {wanted}");
+                    self.capabilities.grant_part(NAME, why, "make the pool larger");
+                } else {
+                    self.capabilities.grant(NAME);
+                }
+            }
+            Err(error) => {
+                let why = match error.raw_os_error() {
+                    Some(libc::ENOMEM) => {
+                        format!("{} has no room for its page of addresses", setup::memlock())
+                    }
+                    _ => error.to_string(),
+                };
+                let remedy =
+                    "raise RLIMIT_MEMLOCK (`ulimit -l`); until then each receive brings its own buffer";
+                self.capabilities.refuse(NAME, why, remedy);
+            }
+        }
+    }
+
+    /// Makes the pool's arena known to the kernel by index.
+    fn register_arena(&mut self, pool: &Pool, config: &DriverConfig) {
+        const NAME: &str = "registered_buffers";
+        if config.without.contains(&NAME) {
+            self.capabilities.refuse(NAME, "switched off", setup::REMEDY_SWITCH);
+            return;
+        }
+        let arena = pool.arena();
+        let whole = libc::iovec { iov_base: arena.base().as_ptr().cast(), iov_len: arena.len() };
+        let registered = if config.budget.allows_locked(arena.len(), self.ring.params().sq_entries()) {
+            // SAFETY: the arena's mapping outlives the registration: `self.arena` holds it until after the ring is closed.
+            unsafe { self.ring.submitter().register_buffers(&[whole]) }
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENOMEM))
+        };
+        match registered {
+            Ok(()) => {
+                arena.set_registered(ARENA_INDEX);
+                self.arena = Some((arena.id(), arena));
+                self.capabilities.grant(NAME);
+            }
+            Err(error) => {
+                let why = match error.raw_os_error() {
+                    Some(libc::ENOMEM) => {
+                        format!("{} has no room for a pool of {} KiB", setup::memlock(), arena.len() / 1024)
+                    }
+                    _ => error.to_string(),
+                };
+                let remedy = "raise RLIMIT_MEMLOCK (`ulimit -l`) or make the pool smaller; until then buffers \
+                              travel as plain memory";
+                self.capabilities.refuse(NAME, why, remedy);
+            }
+        }
+    }
+
     /// The group of the receive ring, if there is one.
     fn receive_group(&self) -> io::Result<u16> {
         match &self.receive_ring {
@@ -468,45 +535,11 @@ impl Driver for UringDriver {
         flagged || !self.ring.completion().is_empty()
     }
 
-    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) {
-        if config.without.contains(&"registered_buffers") {
-            self.capabilities.refused(
-                "registered_buffers",
-                "switched off",
-                "take it out of `DriverConfig::without`",
-            );
-        } else {
-            let arena = pool.arena();
-            let whole = libc::iovec { iov_base: arena.base().as_ptr().cast(), iov_len: arena.len() };
-            // SAFETY: the arena's mapping outlives the registration: `self.arena` holds it until after the ring is closed.
-            match unsafe { self.ring.submitter().register_buffers(&[whole]) } {
-                Ok(()) => {
-                    arena.set_registered(ARENA_INDEX);
-                    self.arena = Some((arena.id(), arena));
-                    self.capabilities.granted("registered_buffers");
-                }
-                Err(error) => self.capabilities.refused(
-                    "registered_buffers",
-                    error,
-                    "raise RLIMIT_MEMLOCK or make the pool smaller; buffers travel as plain memory",
-                ),
-            }
-        }
-        if config.receive_buffers == 0 || config.without.contains(&"receive_ring") {
-            self.capabilities.refused("receive_ring", "switched off", "set `DriverConfig::receive_buffers`");
-            return;
-        }
-        match ReceiveRing::register(&self.ring, pool, config) {
-            Ok(ring) => {
-                self.receive_ring = Some(ring);
-                self.capabilities.granted("receive_ring");
-            }
-            Err(error) => self.capabilities.refused(
-                "receive_ring",
-                error,
-                "make the pool larger or the ring smaller; each receive brings its own buffer",
-            ),
-        }
+    fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) -> usize {
+        // The receive ring first: its page of addresses is worth more than the arena's being known.
+        self.register_receive_ring(pool, config);
+        self.register_arena(pool, config);
+        self.receive_ring.as_ref().map_or(0, |ring| usize::from(ring.count()))
     }
 
     fn unparker(&self) -> Unparker {
@@ -530,6 +563,10 @@ impl Driver for UringDriver {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn capabilities_mut(&mut self) -> &mut Capabilities {
+        &mut self.capabilities
     }
 
     fn counters(&self) -> DriverCounters {

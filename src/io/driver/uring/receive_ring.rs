@@ -64,6 +64,11 @@ impl ReceiveRing {
         Ok(ring)
     }
 
+    /// How many buffers there are.
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
     /// The group's number.
     pub(super) fn group(&self) -> u16 {
         GROUP

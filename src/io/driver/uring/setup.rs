@@ -1,20 +1,26 @@
 //! Makes a ring with what the kernel has, and says what it has not.
 //!
 //! Each flag and each registration is tried alone and degrades alone; one that is refused never takes the others with it.
-//! A ring that does not fit into RLIMIT_MEMLOCK is tried at half the size, down to 64 entries. What Veloq cannot
-//! do without (a kernel of 6.1 or later that allows io_uring) is an error that names need, found and remedy.
+//! A ring that does not fit into RLIMIT_MEMLOCK, or into the worker's share of it ([`budget`](crate::io::driver::budget)), is
+//! tried at half the size, down to 64 entries. What Veloq cannot do without (a kernel of 6.1 or later that allows io_uring,
+//! and room for that smallest ring) is an error that names need, found and remedy.
 #![expect(unsafe_code, reason = "one registration that the io-uring crate ties to a borrowed submitter")]
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode};
 
 use super::{Capabilities, DriverConfig};
 use crate::io::driver::Unavailable;
+use crate::io::driver::budget::{RING_ENTRIES_MIN, ring_bytes};
 
-/// The smallest ring that is worth having: below it a burst of a few dozen connections is several entries.
-const RING_ENTRIES_MIN: u32 = 64;
+/// How often, and how long each time, a start waits for room for the smallest ring. The kernel gives a closed ring's share of
+/// RLIMIT_MEMLOCK back from a thread of its own, some milliseconds later: a service that is started again at once would be
+/// refused for the sake of its predecessor.
+const UNCHARGE_ROUNDS: u32 = 100;
+const UNCHARGE_ROUND: Duration = Duration::from_millis(2);
 
 /// `IORING_REGISTER_RING_FDS`.
 const REGISTER_RING_FDS: u32 = 20;
@@ -114,6 +120,7 @@ pub(super) fn make(config: &DriverConfig) -> io::Result<Made> {
 }
 
 const REMEDY_KERNEL: &str = "a newer kernel has it; every entry looks the descriptor up";
+pub(super) const REMEDY_SWITCH: &str = "take it out of `DriverConfig::without`";
 
 /// Tries one optional thing, and notes what came of it.
 fn optional<R>(
@@ -124,16 +131,16 @@ fn optional<R>(
     attempt: impl FnOnce() -> io::Result<R>,
 ) -> Option<R> {
     if config.without.contains(&name) {
-        capabilities.refused(name, "switched off", "take it out of `DriverConfig::without`");
+        capabilities.refuse(name, "switched off", REMEDY_SWITCH);
         return None;
     }
     match attempt() {
         Ok(made) => {
-            capabilities.granted(name);
+            capabilities.grant(name);
             Some(made)
         }
         Err(error) => {
-            capabilities.refused(name, error, remedy);
+            capabilities.refuse(name, error, remedy);
             None
         }
     }
@@ -142,23 +149,36 @@ fn optional<R>(
 /// Finds the largest ring with the most flags that the kernel gives.
 fn make_ring(config: &DriverConfig, capabilities: &mut Capabilities) -> io::Result<(IoUring, Flags)> {
     let wanted = config.ring_entries.clamp(1, 1 << 15).next_power_of_two();
-    let mut entries = wanted;
+    let is_off = config.without.contains(&"ring_entries");
+    let mut entries = if is_off { wanted.min(RING_ENTRIES_MIN) } else { wanted };
+    while !config.budget.allows_ring(entries) {
+        entries /= 2;
+    }
     let mut flags = Flags::wanted(config);
+    let mut patience = UNCHARGE_ROUNDS;
     loop {
         match flags.build(entries) {
             Ok(ring) => {
-                if entries < wanted {
-                    capabilities.refused(
+                if is_off {
+                    capabilities.grant_part("ring_entries", "switched off", REMEDY_SWITCH);
+                } else if entries < wanted {
+                    capabilities.grant_part(
                         "ring_entries",
-                        format!("{wanted} entries do not fit into RLIMIT_MEMLOCK, {entries} do"),
-                        "raise RLIMIT_MEMLOCK; more operations wait in the backlog",
+                        format!("{} has room for {entries} entries, not for {wanted}", memlock()),
+                        "raise RLIMIT_MEMLOCK (`ulimit -l`); until then operations wait in the backlog sooner",
                     );
+                } else {
+                    capabilities.grant("ring_entries");
                 }
                 return Ok((ring, flags));
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINVAL) if give_up_one(&mut flags, entries) => {}
                 Some(libc::ENOMEM) if entries > RING_ENTRIES_MIN => entries /= 2,
+                Some(libc::ENOMEM) if patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(UNCHARGE_ROUND);
+                }
                 _ => return Err(unavailable(&error, entries)),
             },
         }
@@ -183,11 +203,11 @@ fn give_up_one(flags: &mut Flags, entries: u32) -> bool {
 fn report_flags(mut flags: Flags, config: &DriverConfig, capabilities: &mut Capabilities) {
     for name in FLAGS {
         match (*flags.get(name), name) {
-            (true, _) => capabilities.granted(name),
+            (true, _) => capabilities.grant(name),
             (false, _) if config.without.contains(&name) => {
-                capabilities.refused(name, "switched off", "take it out of `DriverConfig::without`");
+                capabilities.refuse(name, "switched off", REMEDY_SWITCH);
             }
-            (false, _) => capabilities.refused(name, "this kernel does not know it", "a newer kernel has it"),
+            (false, _) => capabilities.refuse(name, "this kernel does not know it", "a newer kernel has it"),
         }
     }
 }
@@ -229,7 +249,11 @@ fn unavailable(error: &io::Error, entries: u32) -> io::Error {
             }
         }
         Some(libc::ENOMEM) => (
-            format!("no room in RLIMIT_MEMLOCK for a ring of {entries} entries"),
+            format!(
+                "{} has no room for a ring of {entries} entries ({} KiB) beside what this user has locked already",
+                memlock(),
+                ring_bytes(entries) / 1024,
+            ),
             "raise RLIMIT_MEMLOCK (`ulimit -l`), or run fewer workers",
         ),
         Some(libc::EMFILE | libc::ENFILE) => {
@@ -238,6 +262,14 @@ fn unavailable(error: &io::Error, entries: u32) -> io::Error {
         _ => (format!("io_uring_setup failed: {error}"), "see io_uring_setup(2) for this error"),
     };
     Unavailable { need, found, remedy }.into_error(error.kind())
+}
+
+/// The limit on locked memory, as reports name it.
+pub(super) fn memlock() -> String {
+    match crate::os::memlock_limit() {
+        Some(bytes) => format!("RLIMIT_MEMLOCK of {} KiB", bytes / 1024),
+        None => "memory".to_owned(),
+    }
 }
 
 /// The argument of the two registrations below: `struct io_uring_rsrc_update`.
