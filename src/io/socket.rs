@@ -670,7 +670,7 @@ impl<B: IoBufMut> Drop for ReadExact<B> {
     }
 }
 
-/// The future of `write`: sends some of a buffer.
+/// The future of `write` and `write_zero_copy`: sends some of a buffer.
 ///
 /// Yields how many bytes were taken, and the buffer. If it is dropped, some of them may have been sent.
 #[must_use = "nothing is written until it is awaited"]
@@ -684,7 +684,13 @@ impl<B: IoBuf> Write<B> {
 
     /// The same for a socket of another kind.
     pub(crate) fn to(fd: &SharedDescriptor, driver: &DriverHandle, buf: B) -> Write<B> {
-        Write(Op::new(net::Send { fd: Rc::clone(fd), buf, flags: 0 }, driver))
+        Write(Op::new(net::Send { fd: Rc::clone(fd), buf, flags: 0, zero_copy: false }, driver))
+    }
+
+    /// The same without a copy of the bytes.
+    pub(crate) fn zero_copy(socket: &Socket, buf: B) -> Write<B> {
+        let fd = Rc::clone(&socket.fd);
+        Write(Op::new(net::Send { fd, buf, flags: libc::MSG_WAITALL, zero_copy: true }, &socket.driver))
     }
 }
 
@@ -774,8 +780,12 @@ impl<B: IoBuf> Future for WriteAll<B> {
                     let end = buf.io_len();
                     let rest = buf.slice(this.sent..end);
                     // The kernel itself goes on after a part, so that one round is the rule.
-                    let send =
-                        net::Send { fd: Rc::clone(&this.socket.fd), buf: rest, flags: libc::MSG_WAITALL };
+                    let send = net::Send {
+                        fd: Rc::clone(&this.socket.fd),
+                        buf: rest,
+                        flags: libc::MSG_WAITALL,
+                        zero_copy: false,
+                    };
                     this.step = Writing::InFlight(Op::new(send, &this.socket.driver));
                 }
                 Writing::InFlight(_) => unreachable!("dealt with above"),

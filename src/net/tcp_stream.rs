@@ -295,6 +295,37 @@ impl TcpStream {
         Write::new(&self.socket, buf)
     }
 
+    /// Sends `buf` without copying it, and says how much: all of it, unless the connection failed on the way.
+    ///
+    /// The network takes the bytes from the buffer itself, so the buffer comes back only when they have left the machine, which
+    /// over a real network is when the peer has acknowledged them. To keep a connection busy have several on their way, each
+    /// sent by a task of its own or from a set of futures that is polled in order. It pays for large buffers (tens of KiB and
+    /// more); for small ones, and over loopback, where the kernel copies in the end, [`write`](Self::write) is faster. A buffer of
+    /// [`veloq::alloc`](crate::alloc) is registered already; the pages of any other are pinned for each call.
+    ///
+    /// Dropping the future leaves the buffer with the kernel until it has let go of it.
+    ///
+    /// ```
+    /// # use veloq::net::{TcpListener, TcpStream};
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let stream = TcpStream::connect(listener.local_addr()?).await?;
+    /// let mut page = veloq::alloc(64 * 1024);
+    /// page.resize(64 * 1024, b'x');
+    /// let (sent, page) = stream.write_zero_copy(page).await;
+    /// assert_eq!((sent?, page.len()), (64 * 1024, 64 * 1024));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); a part may have been sent. `Unsupported` where the kind of socket has no such call.
+    pub fn write_zero_copy<B: IoBuf>(&self, buf: B) -> Write<B> {
+        Write::zero_copy(&self.socket, buf)
+    }
+
     /// Sends all of `buf`.
     ///
     /// # Errors

@@ -561,6 +561,48 @@ fn a_megabyte_comes_back_through_either_call() {
     });
 }
 
+// The network reads the buffer after the call has said how much it took. If the buffer came back with the first answer, what the
+// program writes to it next would be sent; here it overwrites each buffer as soon as it has it.
+#[test]
+fn a_zero_copy_write_gives_its_buffer_back_when_it_may_be_written_to() {
+    const PIECE: usize = 100_000;
+    run(async {
+        let data = pattern(PIECE * 40, 11);
+        let expected = data.clone();
+        let (stream, peer) = with_peer(move |mut peer| {
+            let mut all = vec![0; expected.len()];
+            peer.read_exact(&mut all).expect("it is sent");
+            assert!(all == expected, "what arrived is not what was sent");
+        })
+        .await;
+        for (number, piece) in data.chunks(PIECE).enumerate() {
+            if number % 2 == 0 {
+                // Registered: the kernel goes by index.
+                let mut buf = crate::alloc(PIECE);
+                buf.extend_from_slice(piece);
+                let (sent, mut buf) = stream.write_zero_copy(buf).await;
+                assert_eq!(sent.expect("the peer is there"), PIECE);
+                buf.fill(0xEE);
+            } else {
+                let (sent, mut buf) = stream.write_zero_copy(piece.to_vec()).await;
+                assert_eq!(sent.expect("the peer is there"), PIECE);
+                buf.fill(0xEE);
+            }
+        }
+        peer.join().expect("every byte is right");
+        // Dropped at its first poll: the slot is free once the kernel has let go.
+        let driver = DriverHandle::current();
+        let occupied = driver.occupied();
+        let (stream, peer) = with_peer(|mut peer| peer.read_to_end(&mut Vec::new()).map(drop)).await;
+        assert!(within(0, stream.write_zero_copy(vec![1; PIECE])).await.is_none());
+        drop(stream);
+        while driver.occupied() > occupied {
+            turn().await;
+        }
+        let _ = peer.join().expect("it does not panic");
+    });
+}
+
 // 8 MiB do not fit the socket's buffers: what is counted as sent must be exactly what arrives.
 #[test]
 fn a_large_vectored_write_sends_what_it_says() {

@@ -130,7 +130,7 @@ fn operations_of_several_workers_are_dropped_and_torn_down_without_a_trace() {
             let received = Rc::new(Cell::new(0usize));
             for round in 0u64..30 {
                 let buf = vec![7u8; 16];
-                let send = Op::new(Send { fd: Rc::clone(&ours), buf, flags: 0 }, &driver);
+                let send = Op::new(Send { fd: Rc::clone(&ours), buf, flags: 0, zero_copy: false }, &driver);
                 let sent = crate::spawn_local(send);
                 // The other worker's message keeps it busy while this one's operations are in flight.
                 let ping = spawn_to(WorkerId::new(1), async move || round);

@@ -116,6 +116,9 @@ pub struct Send<B> {
     pub(crate) buf: B,
     /// `send(2)` flags.
     pub(crate) flags: i32,
+    /// Whether the network takes the bytes from the buffer itself. Then there are two answers: how many were taken, and that
+    /// the kernel has let go of the buffer. The operation ends with the second.
+    pub(crate) zero_copy: bool,
 }
 
 /// Sends several buffers, one after the other, as one message where messages are kept apart.

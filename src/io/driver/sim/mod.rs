@@ -94,8 +94,8 @@ pub(crate) enum Request {
     Recv { socket: SocketId, into: Vec<Lent> },
     /// Receive into buffers of the driver's, again and again or once.
     RecvMany { socket: SocketId, once: bool },
-    /// Send these pieces of memory.
-    Send { socket: SocketId, from: Vec<Lent> },
+    /// Send these pieces of memory; if without a copy, let go of them later.
+    Send { socket: SocketId, from: Vec<Lent>, zero_copy: bool },
     /// End one or both directions.
     Shutdown { socket: SocketId, how: Shutdown },
 }
@@ -380,6 +380,12 @@ impl SimDriver {
                 if !more {
                     return true;
                 }
+                if let Request::Send { .. } = pending.request {
+                    // It is sent. The second answer comes when the kernel has no use for the memory any more.
+                    pending.answer = Some(Answer::done());
+                    pending.at_ns = self.world.soon_ns() + 1;
+                    return false;
+                }
             }
             let Poll::Ready(answer) = self.attempt(&pending.request) else { return false };
             self.world.progress();
@@ -469,13 +475,13 @@ impl SimDriver {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            Request::Send { socket, from } => {
+            Request::Send { socket, from, zero_copy } => {
                 let len = from.iter().map(|lent| lent.len).sum();
                 match world.sendable(*socket, len) {
                     Poll::Ready(Ok(bytes)) => {
                         let sent = gather(from, self.shortened(bytes));
                         world.send(*socket, &sent);
-                        Answer::of(count(&sent), false, Resource::None)
+                        Answer::of(count(&sent), *zero_copy, Resource::None)
                     }
                     Poll::Ready(Err(error)) => Answer::failed(error),
                     Poll::Pending => return Poll::Pending,

@@ -126,7 +126,7 @@ unsafe impl<B: IoBuf> PlatformOp<SimDriver> for Send<B> {
 
     fn encode(&mut self, (): &mut (), driver: &mut SimDriver) -> io::Result<Request> {
         let from = vec![content(self.buf.io_ptr(), self.buf.io_len())];
-        Ok(Request::Send { socket: driver.target(&self.fd)?, from })
+        Ok(Request::Send { socket: driver.target(&self.fd)?, from, zero_copy: self.zero_copy })
     }
 }
 
@@ -140,7 +140,7 @@ unsafe impl<V: IoBufVec> PlatformOp<SimDriver> for SendVectored<V> {
         }
         let mut from = Vec::with_capacity(self.bufs.io_count());
         self.bufs.io_each(|base, len| from.push(content(base, len)));
-        Ok(Request::Send { socket: driver.target(&self.fd)?, from })
+        Ok(Request::Send { socket: driver.target(&self.fd)?, from, zero_copy: false })
     }
 }
 

@@ -111,7 +111,7 @@ impl Rig {
     }
 
     fn send<B: IoBuf>(&self, fd: &SharedDescriptor, buf: B) -> Op<Send<B>> {
-        self.op(Send { fd: Rc::clone(fd), buf, flags: 0 })
+        self.op(Send { fd: Rc::clone(fd), buf, flags: 0, zero_copy: false })
     }
 
     /// Sends all of `bytes`, in as many pieces as it takes.

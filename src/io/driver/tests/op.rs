@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::{Graveyard, Rig, Wakes, next_once, on_every_backend, poll_once};
+use super::{Faults, Graveyard, Rig, Wakes, next_once, on_every_backend, poll_once};
 use crate::io::buf::{FixedBuf, Pool};
 use crate::io::driver::{Descriptor, DriverConfig};
 use crate::io::op::fs::{ReadAt, WriteAt};
 use crate::io::op::misc::Nop;
-use crate::io::op::net::{Recv, kept_whole};
+use crate::io::op::net::{Recv, Send, kept_whole};
 use crate::io::stash::Stash;
 
 /// A future that nobody polls must not have told anybody.
@@ -26,6 +26,35 @@ fn an_operation_dropped_before_its_first_poll_never_was() {
         drop(rig.recv(&one, yard.buf(8)));
         assert_eq!((yard.dropped(), rig.driver.occupied(), rig.driver.counters().submitted), (1, 0, 0));
     });
+}
+
+/// A zero-copy send is answered twice. Whatever becomes of its future, its buffer must stay until the second answer: the simulated
+/// kernel looks whether the bytes are still the same when it lets go of them, and a graveyard fills what is dropped.
+#[test]
+fn a_zero_copy_send_keeps_its_buffer_until_the_kernel_lets_go() {
+    for seed in 0..40 {
+        let rig = Rig::sim(&DriverConfig::default(), seed, Faults::SOME);
+        let yard = Graveyard::default();
+        let (one, other) = rig.pair();
+        let zero_copy = |buf| Send { fd: Rc::clone(&one), buf, flags: 0, zero_copy: true };
+        let mut send = rig.op(zero_copy(yard.buf(64)));
+        assert!(poll_once(&mut send).is_pending());
+        let mut early = Vec::new();
+        while early.is_empty() {
+            early = rig.recv_exact(&other, 1);
+        }
+        // The bytes have arrived, so the first answer is on its way or given.
+        if seed % 2 == 0 {
+            drop(send);
+            rig.turn_until(|| rig.driver.in_flight() == 0);
+        } else {
+            let (sent, buf) = rig.run(send);
+            assert!((1..=64).contains(&sent.expect("the other end is open")));
+            drop(buf);
+        }
+        assert_eq!((yard.dropped(), rig.driver.occupied()), (1, 0));
+        rig.end();
+    }
 }
 
 /// What waits in the backlog is ours still: its buffer must come back at once, and the kernel must never hear of it.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Faults, Graveyard, PATIENCE, Rig, on_every_backend, poll_once};
 use crate::io::buf::{FixedBuf, IoBuf};
-use crate::io::driver::slab::{Notice, PayloadType, StableSlab};
+use crate::io::driver::slab::{Abandon, Notice, PayloadType, StableSlab};
 use crate::io::driver::{Completion, DriverConfig, Resource, Token, Yields};
 use crate::io::op::misc::Nop;
 use crate::io::op::net::RecvVectored;
@@ -48,6 +48,42 @@ fn a_stale_completion_is_counted_and_changes_nothing() {
     let discarded = slab.take_notices().into_iter().filter(|notice| matches!(notice, Notice::Discard(_)));
     assert_eq!(discarded.count(), 4, "what they carried is let go, outside the borrow");
     assert_eq!((slab.in_flight(), slab.occupied()), (0, 0));
+}
+
+/// The first answer of a zero-copy send says how much was sent; the kernel has the buffer until the second. A slot that were done
+/// with the first would give the buffer back, and its next owner would write into what the network is sending.
+#[test]
+fn an_answer_in_two_stages_ends_the_operation_with_the_second() {
+    let first = || Completion { more: true, ..answer(700) };
+    let mut slab = StableSlab::new(8);
+    let token = insert(&mut slab, 1);
+    slab.complete(token, first());
+    assert!(!slab.is_done(token) && slab.in_flight() == 1);
+    slab.complete(token, answer(0));
+    assert!(slab.is_done(token) && slab.in_flight() == 0);
+    let (_, completion) = slab.take::<u64>(token);
+    assert_eq!(completion.into_bytes().expect("it was a success"), 700, "the first says how much");
+
+    // Dropped between the two, or before both: the slot is kept until the second.
+    for dropped_between in [true, false] {
+        let token = insert(&mut slab, 2);
+        if dropped_between {
+            slab.complete(token, first());
+        }
+        assert!(matches!(slab.abandon(token), Abandon::Cancel));
+        if !dropped_between {
+            slab.complete(token, first());
+        }
+        assert_eq!(slab.in_flight(), 1);
+        let releases = |slab: &mut StableSlab| {
+            slab.take_notices().iter().filter(|notice| matches!(notice, Notice::Release(_))).count()
+        };
+        assert_eq!(releases(&mut slab), 0, "the kernel has the buffer");
+        slab.complete(token, answer(0));
+        assert_eq!((slab.in_flight(), releases(&mut slab)), (0, 1));
+        drop(slab.take::<u64>(token));
+    }
+    assert_eq!((slab.occupied(), slab.stale()), (0, 0));
 }
 
 /// Bookkeeping that counts a slot twice, or never, shows as a count that does not return to zero.

@@ -252,6 +252,12 @@ unsafe impl<B: IoBuf> PlatformOp<UringDriver> for Send<B> {
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
         let (address, len) = (self.buf.io_ptr(), transfer_len(self.buf.io_len()));
         let flags = self.flags | libc::MSG_NOSIGNAL;
+        if self.zero_copy {
+            let index = driver.fixed_index(self.buf.registration());
+            return Ok(on_target!(driver.target(&self.fd)?, fd => {
+                opcode::SendZc::new(fd, address, len).buf_index(index).flags(flags).build()
+            }));
+        }
         Ok(
             on_target!(driver.target(&self.fd)?, fd => opcode::Send::new(fd, address, len).flags(flags).build()),
         )
