@@ -86,7 +86,7 @@ fn under_a_small_limit_on_locked_memory_everything_runs_with_less_and_says_so() 
             assert_eq!(why(report, "ring_entries"), None);
         }
         let whole = why(report, "registered_buffers").expect("two pools do not fit beside the rings");
-        assert!(whole.contains("RLIMIT_MEMLOCK"), "{whole}");
+        assert!(whole.contains("share of RLIMIT_MEMLOCK"), "{whole}");
         assert_eq!(why(report, "receive_ring"), None, "its page comes before the arena");
         for feature in report.refused() {
             let line = feature.to_string();

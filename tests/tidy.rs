@@ -36,6 +36,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/io/driver/sim/mod.rs", "plays the kernel: keeps addresses of what slots own, and uses them later"),
     ("src/io/driver/sim/net.rs", "gives the simulated kernel addresses inside operations in their slots"),
     ("src/io/driver/slab.rs", "slots are shared with the kernel through pointers that outlive any borrow"),
+    ("src/io/driver/uring/buffer_table.rs", "tells the kernel addresses that it keeps"),
     ("src/io/driver/uring/fs.rs", "shows the kernel addresses inside operations in their slots"),
     ("src/io/driver/uring/misc.rs", "shows the kernel addresses inside operations in their slots"),
     ("src/io/driver/uring/mod.rs", "enters the ring, and shows the kernel addresses of what slots own"),

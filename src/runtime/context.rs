@@ -232,6 +232,8 @@ impl Context {
             descriptors_reclaimed: driver.descriptors_reclaimed,
             receive_ring_dry: driver.receive_ring_dry,
             pool_hits: pool.hits,
+            chunks_registered: driver.chunks_registered,
+            chunks_refused: driver.chunks_refused,
             pool_misses: pool.misses,
             buffers_out: pool.blocks_out as u64,
             ..WorkerMetrics::default()

@@ -165,6 +165,10 @@ metrics! {
         boxed,
         /// Times the kernel found the receive ring empty.
         receive_ring_dry,
+        /// Chunks of the pool that were registered with the kernel.
+        chunks_registered,
+        /// Chunks that were not, because that would be more than the user may lock: their buffers travel as plain memory.
+        chunks_refused,
         /// Buffers that the pool gave.
         pool_hits,
         /// Buffers that the pool could not give and the heap did.

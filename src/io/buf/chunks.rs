@@ -41,7 +41,6 @@ const SPARE_LOOKS: u32 = 256;
 
 /// A chunk that came or went since a driver looked last.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "for the driver's table of buffers"))]
 pub(crate) enum ChunkChange {
     /// It is to be registered; the hold keeps it mapped, and goes when the kernel has forgotten it.
     Came(ArenaRef),
@@ -117,15 +116,19 @@ impl Pool {
     }
 
     /// From now on notes which chunks come and go, those that there are already first among them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver's table of buffers"))]
     pub(crate) fn watch(&self) {
         let came = self.core.chunks.borrow().iter().map(|chunk| ChunkChange::Came(chunk.hold())).collect();
         *self.core.changes.borrow_mut() = Some(came);
         self.core.changed.set(true);
     }
 
+    /// Notes no more: nobody wants to know.
+    pub(crate) fn unwatch(&self) {
+        self.core.changes.take();
+        self.core.changed.set(false);
+    }
+
     /// What came and went since the last call. When that is nothing, this is one plain load.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver's table of buffers"))]
     pub(crate) fn take_changes(&self) -> Vec<ChunkChange> {
         if !self.core.changed.replace(false) {
             return Vec::new();

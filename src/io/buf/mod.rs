@@ -56,7 +56,7 @@ pub use vectored::{IoBufMutVec, IoBufVec};
 pub use waiting::AllocAsync;
 
 pub(crate) use arena::ArenaRef;
-pub(crate) use chunks::Pool;
+pub(crate) use chunks::{ChunkChange, Pool};
 pub(crate) use ring::RingBlocks;
 
 /// What an operation came to, and the buffer that was lent to it, which comes back whatever happened.

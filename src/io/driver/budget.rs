@@ -41,6 +41,12 @@ impl Budget {
         Budget { memlock: memlock.map(share), memory: memory.map(|bytes| share(bytes / ARENAS_PART)) }
     }
 
+    /// A share of RLIMIT_MEMLOCK alone.
+    #[cfg(test)]
+    pub(super) fn of_memlock(bytes: u64) -> Budget {
+        Budget { memlock: Some(bytes), memory: None }
+    }
+
     /// Whether a ring of `entries` is within the share. The smallest always is: without a ring there is no worker.
     pub(super) fn allows_ring(&self, entries: u32) -> bool {
         entries <= RING_ENTRIES_MIN || self.memlock.is_none_or(|share| ring_bytes(entries) <= share)

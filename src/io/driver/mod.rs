@@ -54,7 +54,7 @@ pub use thread_pool::{PoolRefused, ThreadPoolStats};
 pub use token::Token;
 pub(crate) use unpark::Unparker;
 
-use crate::io::buf::{BufPool, FixedBuf, Pool};
+use crate::io::buf::{BufPool, ChunkChange, FixedBuf, Pool};
 use crate::io::socket::Receivers;
 use crate::sync::Arc;
 use slab::{Abandon, Notice, PayloadType, StableSlab};
@@ -154,6 +154,10 @@ pub struct DriverCounters {
     pub boxed: u64,
     /// Times the kernel found the receive ring empty.
     pub receive_ring_dry: u64,
+    /// Chunks of the pool that were registered with the kernel.
+    pub chunks_registered: u64,
+    /// Chunks that were not, because that would be more than the user may lock: their buffers travel as plain memory.
+    pub chunks_refused: u64,
 }
 
 /// One backend: what a kernel connection must be able to do. All methods run on the worker's thread.
@@ -182,6 +186,9 @@ pub(crate) trait Driver: Sized + 'static {
 
     /// Makes a pool's arena known to the kernel, and carves the receive ring out of it. Says how many buffers that has.
     fn register_buffers(&mut self, pool: &Pool, config: &DriverConfig) -> usize;
+
+    /// Tells the kernel which of the pool's chunks came and went.
+    fn update_buffers(&mut self, changes: Vec<ChunkChange>);
 
     /// What wakes a parked driver from any thread.
     fn unparker(&self) -> Unparker;
@@ -555,6 +562,7 @@ impl DriverHandle {
 
     /// One step: submits what is queued, stores what has completed, then wakes and releases.
     pub(crate) fn process_completions(&self) -> io::Result<()> {
+        self.update_buffers();
         let result = {
             let core = &mut *self.0.core.borrow_mut();
             core.stop_overfull();
@@ -566,6 +574,7 @@ impl DriverHandle {
 
     /// The same, but sleeps until something happens or the clock reaches `deadline_ns`.
     pub(crate) fn park(&self, deadline_ns: Option<u64>) -> io::Result<()> {
+        self.update_buffers();
         let result = {
             let core = &mut *self.0.core.borrow_mut();
             core.stop_overfull();
@@ -603,6 +612,15 @@ impl DriverHandle {
     /// The threads for what the kernel can only do by blocking. A driver outside any runtime has its own.
     pub(crate) fn threads(&self) -> &Arc<ThreadPool> {
         self.0.threads.get_or_init(|| Arc::new(ThreadPool::new(ThreadPoolConfig::default())))
+    }
+
+    /// Tells the backend how the pool has grown and shrunk. When it has not, this is two plain loads.
+    fn update_buffers(&self) {
+        let changes = self.0.pool.get().map(Pool::take_changes).unwrap_or_default();
+        if !changes.is_empty() {
+            let core = &mut *self.0.core.borrow_mut();
+            on_backend!(&mut core.backend, driver => driver.update_buffers(changes));
+        }
     }
 
     /// Who may hold how much of the receive ring.

@@ -37,7 +37,7 @@ use super::{
     Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
     DriverCounters, Resource, Token, Unparker,
 };
-use crate::io::buf::{FixedBuf, Pool, RingBlocks};
+use crate::io::buf::{ChunkChange, FixedBuf, Pool, RingBlocks};
 pub(crate) use world::{Faults, SimWorld};
 use world::{SocketId, os_error, take_unparked};
 
@@ -640,6 +640,8 @@ impl Driver for SimDriver {
         self.capabilities.grant("receive_ring");
         count
     }
+
+    fn update_buffers(&mut self, _changes: Vec<ChunkChange>) {}
 
     fn unparker(&self) -> Unparker {
         self.unparker.clone()

@@ -16,6 +16,7 @@
 //! how other threads wake a parked worker; cancellations; and the closing of direct descriptors.
 #![expect(unsafe_code, reason = "enters the ring, and shows the kernel addresses of what slots own")]
 
+mod buffer_table;
 mod fs;
 mod misc;
 mod net;
@@ -38,7 +39,8 @@ use super::{
     Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
     DriverCounters, Resource, Token, Unparker, Yields, own_fd,
 };
-use crate::io::buf::{ArenaId, ArenaRef, Pool, Registration};
+use crate::io::buf::{ChunkChange, Pool, Registration};
+use buffer_table::BufferTable;
 use receive_ring::ReceiveRing;
 
 /// The read of the unparker's event.
@@ -56,9 +58,6 @@ const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_REGISTERED_RING: u32 = 1 << 4;
 /// `IORING_ENTER_NO_IOWAIT`: a thread that sleeps here is idle, not waiting for a disk.
 const ENTER_NO_IOWAIT: u32 = 1 << 7;
-
-/// The one index under which the arena is registered.
-const ARENA_INDEX: u16 = 0;
 
 /// One worker's io_uring.
 pub(crate) struct UringDriver {
@@ -82,7 +81,7 @@ pub(crate) struct UringDriver {
     closing: bool,
     /// Cancellations and closings whose answers are outstanding.
     own_in_flight: u32,
-    arena: Option<(ArenaId, ArenaRef)>,
+    table: Option<BufferTable>,
     receive_ring: Option<ReceiveRing>,
     direct: Option<Rc<DirectTable>>,
     capabilities: Capabilities,
@@ -114,7 +113,7 @@ impl UringDriver {
             wake_armed: false,
             closing: false,
             own_in_flight: 0,
-            arena: None,
+            table: None,
             receive_ring: None,
             direct: direct.then(Rc::default),
             capabilities,
@@ -126,9 +125,7 @@ impl UringDriver {
 
     /// The index of a buffer that is registered with this ring; one of another ring's is plain memory here.
     fn fixed_index(&self, registration: Option<Registration>) -> Option<u16> {
-        let registration = registration?;
-        let (arena, _) = self.arena.as_ref()?;
-        (registration.arena == *arena).then_some(registration.index)
+        self.table.as_ref()?.index(registration?)
     }
 
     /// Carves the receive ring out of the pool's arena, and shows it to the kernel.
@@ -163,31 +160,35 @@ impl UringDriver {
         }
     }
 
-    /// Makes the pool's arena known to the kernel by index.
+    /// Makes the pool's memory known to the kernel by index: what it has now, and from now on what comes.
     fn register_arena(&mut self, pool: &Pool, config: &DriverConfig) {
         const NAME: &str = "registered_buffers";
         if config.without.contains(&NAME) {
             self.capabilities.refuse(NAME, "switched off", setup::REMEDY_SWITCH);
             return;
         }
-        let arena = pool.arena();
-        let whole = libc::iovec { iov_base: arena.base().as_ptr().cast(), iov_len: arena.len() };
-        let registered = if config.budget.allows_locked(arena.len(), self.ring.params().sq_entries()) {
-            // SAFETY: the arena's mapping outlives the registration: `self.arena` holds it until after the ring is closed.
-            unsafe { self.ring.submitter().register_buffers(&[whole]) }
-        } else {
-            Err(io::Error::from_raw_os_error(libc::ENOMEM))
-        };
+        pool.watch();
+        let ring = &self.ring;
+        let registered = BufferTable::new(ring, config.budget).and_then(|mut table| {
+            let changes = pool.take_changes();
+            changes.into_iter().try_for_each(|change| table.update(ring, change))?;
+            Ok(table)
+        });
         match registered {
-            Ok(()) => {
-                arena.set_registered(ARENA_INDEX);
-                self.arena = Some((arena.id(), arena));
+            Ok(table) => {
+                self.table = Some(table);
                 self.capabilities.grant(NAME);
             }
             Err(error) => {
+                pool.unwatch();
+                let bytes = pool.arena().len();
                 let why = match error.raw_os_error() {
                     Some(libc::ENOMEM) => {
-                        format!("{} has no room for a pool of {} KiB", setup::memlock(), arena.len() / 1024)
+                        format!(
+                            "a worker's share of {} has no room for {} KiB",
+                            setup::memlock(),
+                            bytes / 1024
+                        )
                     }
                     _ => error.to_string(),
                 };
@@ -542,6 +543,14 @@ impl Driver for UringDriver {
         self.receive_ring.as_ref().map_or(0, |ring| usize::from(ring.count()))
     }
 
+    fn update_buffers(&mut self, changes: Vec<ChunkChange>) {
+        let Some(table) = &mut self.table else { return };
+        for change in changes {
+            // Refused is counted, and no reason to stop: the chunk's buffers travel as plain memory.
+            let _refused = table.update(&self.ring, change);
+        }
+    }
+
     fn unparker(&self) -> Unparker {
         self.unparker.clone()
     }
@@ -570,7 +579,11 @@ impl Driver for UringDriver {
     }
 
     fn counters(&self) -> DriverCounters {
-        self.counters
+        let mut counters = self.counters;
+        if let Some(table) = &self.table {
+            (counters.chunks_registered, counters.chunks_refused) = (table.registered, table.refused);
+        }
+        counters
     }
 }
 

@@ -1,12 +1,14 @@
 //! The backend against the real kernel.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::UringDriver;
-use crate::io::buf::{BufPool, Pool};
+use crate::io::buf::{BufPool, FixedBuf, IoBuf, Pool, PoolConfig, Registration};
+use crate::io::driver::budget::Budget;
 use crate::io::driver::{Descriptor, DriverConfig, DriverHandle, Op, PlatformDriver};
 use crate::io::op::fs::{ReadAt, WriteAt};
 use crate::io::op::misc::Nop;
@@ -55,5 +57,81 @@ fn a_file_written_from_a_registered_buffer_reads_back() {
     let (read, buf) = wait(&driver, Op::new(ReadAt { fd: file, buf: vec![0; 8192], offset: 0 }, &driver));
     assert_eq!(read.expect("a read of what was written"), 8192);
     assert!(buf.iter().all(|byte| *byte == 7));
+    assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
+}
+
+/// Writes a buffer of the pool to a file and reads it back into another: `EFAULT` if an index leads to other memory.
+fn write_and_read(driver: &DriverHandle, pool: &Pool, kept: &mut Vec<FixedBuf>) -> [Option<Registration>; 2] {
+    let file = Rc::new(Descriptor::Os(tempfile::tempfile().expect("a temporary file").into()));
+    let (mut buf, other) = (pool.alloc(16 << 10), pool.alloc(16 << 10));
+    buf.resize(16 << 10, 7);
+    let registrations = [buf.registration(), other.registration()];
+    let (written, buf) =
+        wait(driver, Op::new(WriteAt { fd: Rc::clone(&file), buf, offset: 0, durable: false }, driver));
+    assert_eq!(written.expect("a write to a fresh file"), 16 << 10);
+    let (read, other) = wait(driver, Op::new(ReadAt { fd: file, buf: other, offset: 0 }, driver));
+    assert_eq!(read.expect("a read of what was written"), 16 << 10);
+    assert!(other[..] == buf[..]);
+    kept.extend([buf, other]);
+    registrations
+}
+
+/// A chunk that came and is not registered costs its pages' pinning with each operation; one that went and stays registered keeps
+/// its memory for ever; and an index that is used again for other memory while somebody goes by it would show here as `EFAULT`.
+#[test]
+fn chunks_are_registered_as_they_come_and_forgotten_as_they_go() {
+    let config = DriverConfig { receive_buffers: 0, ..DriverConfig::default() };
+    let driver = driver(&config);
+    let mut pool_config = PoolConfig::default();
+    (pool_config.bytes, pool_config.chunks_max) = (1 << 16, 4);
+    let pool = Pool::new(&pool_config).expect("some KiB can be mapped");
+    driver.register_buffers(&pool, &config);
+    assert_eq!(driver.counters().chunks_registered, 1);
+    for round in 1..=3u64 {
+        let mut kept = Vec::new();
+        let mut indices = BTreeSet::new();
+        // Four buffers fill a chunk; each pair is allocated, told to the kernel by the turn of the one before.
+        for pair in 0..8 {
+            let grown = pool.alloc(16 << 10);
+            drop(grown);
+            driver.process_completions().expect("the ring can be entered");
+            for registration in write_and_read(&driver, &pool, &mut kept) {
+                let registration = registration.unwrap_or_else(|| panic!("pair {pair} is not registered"));
+                indices.insert(registration.index);
+            }
+        }
+        assert_eq!(indices.len(), 4, "each chunk has its index: {indices:?}");
+        assert_eq!(driver.counters().chunks_registered, 1 + 3 * round);
+        drop(kept);
+        while pool.stats().chunks > 1 {
+            pool.reclaim();
+            driver.process_completions().expect("the ring can be entered");
+        }
+    }
+    assert_eq!(driver.counters().chunks_refused, 0);
+    assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
+}
+
+/// What is over the worker's share must work as plain memory, not fail, and must be counted.
+#[test]
+fn chunks_beyond_the_share_travel_as_plain_memory() {
+    let budget = Budget::of_memlock(200 << 10);
+    let config = DriverConfig { receive_buffers: 0, budget, ..DriverConfig::default() };
+    let driver = driver(&config);
+    let mut pool_config = PoolConfig::default();
+    (pool_config.bytes, pool_config.chunks_max) = (1 << 16, 4);
+    let pool = Pool::new(&pool_config).expect("some KiB can be mapped");
+    driver.register_buffers(&pool, &config);
+    let mut kept = Vec::new();
+    let mut plain = 0;
+    for _ in 0..8 {
+        drop(pool.alloc(16 << 10));
+        driver.process_completions().expect("the ring can be entered");
+        plain += write_and_read(&driver, &pool, &mut kept).into_iter().filter(Option::is_none).count();
+    }
+    assert_eq!(plain, 8, "two chunks of four are within 200 KiB, beside the ring");
+    let counters = driver.counters();
+    assert_eq!((counters.chunks_registered, counters.chunks_refused), (2, 2));
+    drop(kept);
     assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
 }
