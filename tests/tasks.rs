@@ -5,12 +5,14 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use veloq::runtime::{Builder, Handle};
-use veloq::task;
-use veloq::{WorkerId, spawn_local};
+use veloq::task::{self, CancelToken, JoinSet};
+use veloq::{WorkerId, spawn_local, spawn_to};
 
 fn runtime(workers: usize) -> veloq::Runtime {
     Builder::new().workers(workers).pin(false).build().expect("this kernel has io_uring")
@@ -188,4 +190,140 @@ fn the_value_goes_where_its_future_goes() {
     assert_eq!(depth(), None);
     let elsewhere = std::thread::spawn(move || (poll(&mut future), depth()));
     assert_eq!(elsewhere.join().expect("it does not panic"), (Poll::Ready(Some(7)), None));
+}
+
+/// Looking through all tasks at every end would poll the one who joins ten thousand times ten thousand; a lost end would leave it
+/// waiting.
+#[test]
+fn ten_thousand_tasks_are_joined_in_the_order_in_which_they_end() {
+    const TASKS: u64 = 10_000;
+    runtime(2).block_on(async {
+        let mut set = JoinSet::new();
+        let (start, turn) = (CancelToken::new(), Rc::new(Cell::new(0)));
+        for n in 0..TASKS {
+            let (start, turn) = (start.clone(), Rc::clone(&turn));
+            set.spawn_local(async move {
+                // Half of them end in the reverse order.
+                start.cancelled().await;
+                while n % 2 == 1 && turn.get() + n < TASKS {
+                    task::yield_now().await;
+                }
+                turn.set(turn.get() + 1);
+                turn.get()
+            });
+            if n % 100 == 0 {
+                // The other worker's are among them, and end when they like.
+                set.spawn_to(WorkerId::new(1), async move || 0);
+            }
+        }
+        assert_eq!(set.len(), 10_100);
+        start.cancel();
+        let (mut polls, mut last, mut ended) = (0u64, 0, 0);
+        loop {
+            let next = poll_fn(|cx| {
+                polls += 1;
+                set.poll_join_next(cx)
+            });
+            let Some(result) = next.await else { break };
+            ended += 1;
+            match result.expect("it does not panic") {
+                0 => {}
+                turn => {
+                    assert_eq!(turn, last + 1, "in the order in which they ended");
+                    last = turn;
+                }
+            }
+        }
+        assert_eq!((ended, last), (10_100, TASKS));
+        // One poll for each end, one for the end of all, and one more for each wait, of which an end ends each.
+        assert!(polls <= 2 * 10_100 + 1, "{polls} polls");
+    });
+}
+
+/// Values and errors must not be mixed up, and each must be told once.
+#[test]
+fn a_set_tells_of_each_task_what_came_of_it() {
+    runtime(2).block_on(async {
+        let mut set = JoinSet::default();
+        assert!(set.join_next().await.is_none() && set.try_join_next().is_none());
+        set.spawn_local(async { 1 });
+        set.spawn_to(WorkerId::new(1), async move || 2);
+        set.spawn_local(async { panic!("as planned") });
+        set.spawn_local(std::future::pending()).abort();
+        let over = spawn_local(async { 3 });
+        while !over.is_finished() {
+            task::yield_now().await;
+        }
+        set.insert(over);
+        let (mut values, mut panics, mut cancelled) = (Vec::new(), 0, 0);
+        for left in (0..5).rev() {
+            match set.join_next().await.expect("there is one more") {
+                Ok(value) => values.push(value),
+                Err(error) if error.is_panic() => panics += 1,
+                Err(_) => cancelled += 1,
+            }
+            assert_eq!(set.len(), left);
+        }
+        values.sort_unstable();
+        assert_eq!((values, panics, cancelled), (vec![1, 2, 3], 1, 1));
+        // Places are used again, and an end that is not waited for is found.
+        set.spawn_local(async { 4 });
+        let four = loop {
+            match set.try_join_next() {
+                Some(four) => break four,
+                None => task::yield_now().await,
+            }
+        };
+        assert_eq!(four.expect("it does not panic"), 4);
+    });
+}
+
+/// A task that outlives its set, or a shutdown that returns before the futures are dropped, keeps what it should have given up.
+#[test]
+fn a_set_takes_its_tasks_with_it() {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    async fn endless(dropped: Dropped) {
+        let _dropped = dropped;
+        std::future::pending::<()>().await;
+    }
+    runtime(2).block_on(async {
+        let count = Arc::new(AtomicUsize::new(0));
+        let fill = |set: &mut JoinSet<()>| {
+            for worker in veloq::workers() {
+                let dropped = Dropped(count.clone());
+                set.spawn_to(worker, move || endless(dropped));
+            }
+        };
+        let mut set = JoinSet::new();
+        fill(&mut set);
+        set.shutdown().await;
+        assert_eq!((count.load(Ordering::Relaxed), set.len()), (2, 0));
+
+        fill(&mut set);
+        drop(set);
+        while count.load(Ordering::Relaxed) < 4 {
+            task::yield_now().await;
+        }
+
+        let mut set = JoinSet::new();
+        fill(&mut set);
+        let ends = set.spawn_local(async {});
+        while !ends.is_finished() {
+            task::yield_now().await;
+        }
+        set.detach_all();
+        assert!(set.is_empty() && set.join_next().await.is_none());
+        // What an old task has told must not be taken for news of the new ones.
+        set.spawn_local(task::yield_now());
+        assert!(set.join_next().await.expect("it is there").is_ok());
+        drop(set);
+        let alive = Handle::current();
+        spawn_to(WorkerId::new(1), async move || alive.workers()).await.expect("it does not panic");
+        assert_eq!(count.load(Ordering::Relaxed), 4, "detached tasks go on");
+    });
 }

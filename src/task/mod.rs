@@ -11,6 +11,8 @@
 mod builder;
 mod cancel;
 #[cfg(not(loom))]
+mod join_set;
+#[cfg(not(loom))]
 mod local;
 #[cfg(not(loom))]
 mod spawn;
@@ -28,6 +30,8 @@ pub use crate::runtime::task_local::{NotInScope, TaskLocal, TaskScope};
 #[cfg(not(loom))]
 pub use builder::Builder;
 pub use cancel::{CancelToken, Cancelled};
+#[cfg(not(loom))]
+pub use join_set::JoinSet;
 #[cfg(not(loom))]
 pub use spawn::{on_every_worker, spawn, spawn_local, spawn_pinned, spawn_to};
 pub use yield_now::yield_now;

@@ -115,6 +115,13 @@ impl<T> JoinHandle<T> {
         self.task.label.name().map(Cow::as_ref)
     }
 
+    /// Has `waker` woken when the task is complete; now, if it is.
+    pub(crate) fn notify(&mut self, waker: &Waker) {
+        if self.task.join.progress() == Progress::Complete || self.wait(waker) == Progress::Complete {
+            waker.wake_by_ref();
+        }
+    }
+
     /// Puts `waker` into the slot for the owner to wake, and says whether the task is complete already.
     fn wait(&mut self, waker: &Waker) -> Progress {
         // If it is the one in the slot, it will be woken. Should the owner have completed and taken it since, it has been woken.

@@ -4,6 +4,7 @@
 //! access that nothing orders, an `Arc` that was leaked (each header holds the mailbox's), and a deadlock; the models
 //! assert the rest.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::Location;
 use std::pin::Pin;
@@ -444,4 +445,75 @@ fn last_references() {
 #[test]
 fn loom_the_last_reference_frees_once() {
     model::holds(last_references);
+}
+
+/// Two tasks of a set end on their worker while the set is polled elsewhere, with two wakers. Each end is told once; if the last
+/// poll was in vain, its waker must have been woken since.
+fn finished_against_poll() {
+    let mut finished = super::Finished::new();
+    let wakers = [0, 1].map(|place| finished.entry(place));
+    let other = thread::spawn(move || {
+        for waker in wakers {
+            waker.wake_by_ref();
+            waker.wake();
+        }
+    });
+    let counts = [(), ()].map(|()| std::sync::Arc::new(Counts(AtomicUsize::new(0))));
+    let (mut seen, mut places) = (Vec::new(), VecDeque::new());
+    let mut waits = None;
+    for counts in &counts {
+        let waker = Waker::from(std::sync::Arc::clone(counts));
+        waits = match finished.poll(&Context::from_waker(&waker), &mut places) {
+            Poll::Ready(()) => None,
+            Poll::Pending => Some(counts),
+        };
+        seen.extend(places.drain(..));
+    }
+    other.join().expect("it does not panic");
+    if let Some(last) = waits {
+        assert_eq!(last.0.load(Relaxed), 1, "whoever waits sleeps for ever");
+    }
+    finished.take(&mut places);
+    seen.extend(places.drain(..));
+    assert_eq!(seen, [0, 1], "each end is told once, in order");
+    drop(finished);
+    assert!(counts.iter().all(|counts| std::sync::Arc::strong_count(counts) == 1), "a waker was left");
+}
+
+#[test]
+fn loom_ends_against_poll_are_told_once() {
+    model::holds(finished_against_poll);
+}
+
+#[test]
+fn loom_mutant_wait_without_a_look() {
+    model::catches("finished: wait without a look", finished_against_poll);
+}
+
+#[test]
+fn loom_mutant_pushed_relaxed() {
+    model::catches("finished: pushed relaxed", finished_against_poll);
+}
+
+/// Tasks end on two threads while the set is dropped on a third. What is pushed, before and after, is freed.
+fn finished_against_drop() {
+    let finished = super::Finished::new();
+    let others = [0, 1].map(|place| {
+        let waker = finished.entry(place);
+        thread::spawn(move || waker.wake())
+    });
+    drop(finished);
+    for other in others {
+        other.join().expect("it does not panic");
+    }
+}
+
+#[test]
+fn loom_ends_against_drop_are_freed() {
+    model::holds(finished_against_drop);
+}
+
+#[test]
+fn loom_mutant_list_left_open() {
+    model::catches("finished: leave it open", finished_against_drop);
 }

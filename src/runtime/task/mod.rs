@@ -20,6 +20,7 @@
 //! | [`raw`] | the cell with its future, the vtable, counted references, [`TaskRef`] |
 //! | [`waker`] | the [`Waker`](std::task::Waker) and the [`Waiter`](crate::io::driver::waiter::Waiter) over a header |
 //! | [`join`] | [`JoinHandle`], [`AbortHandle`], [`JoinError`] |
+//! | [`finished`] | the list in which the tasks of a set stand when they have ended |
 //! | [`label`] | [`Label`]: what a task is known by besides its number |
 //! | `polled` | which task a thread is polling, for whoever interrupts it |
 //! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
@@ -152,6 +153,7 @@
 //! *its* payload is leaked, since that game has no other end.
 
 mod executor;
+mod finished;
 mod join;
 mod label;
 #[cfg(not(loom))]
@@ -167,6 +169,7 @@ mod loom_tests;
 mod tests;
 
 pub(crate) use executor::{Entered, Executor};
+pub(crate) use finished::Finished;
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub(crate) use label::Label;
 #[cfg(not(loom))]
