@@ -145,3 +145,48 @@ fn a_panic_ends_its_task_and_nothing_else() {
 fn a_panic_of_the_main_future_is_the_callers() {
     runtime(2).block_on(async { panic!("as planned") });
 }
+
+/// A poll that does not return must not keep the program from its end; and when it does return, the worker's futures must be dropped
+/// there, as ever, though nobody waits for it.
+#[test]
+fn a_worker_that_is_stuck_is_left_to_end_by_itself() {
+    struct OnDrop(std::sync::mpsc::Sender<Option<std::thread::ThreadId>>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            let _ = self.0.send(Some(std::thread::current().id()));
+        }
+    }
+    let runtime = Builder::new().workers(2).pin(false).drain_patience(Duration::from_millis(5));
+    let runtime = runtime.build().expect("this kernel has io_uring");
+    let handle = runtime.handle();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (dropped, drops) = std::sync::mpsc::channel();
+    let thread = runtime.block_on(async move {
+        let stuck = WorkerId::new(1);
+        let waits = dropped.clone();
+        let id = spawn_to(stuck, async move || {
+            let kept = OnDrop(waits);
+            drop(spawn_local(async move {
+                let _kept = kept;
+                std::future::pending::<()>().await;
+            }));
+            veloq::task::yield_now().await;
+            std::thread::current().id()
+        });
+        let id = id.await.expect("it does not panic");
+        drop(spawn_to(stuck, async move || {
+            dropped.send(None).expect("the test listens");
+            // Blocks the whole worker, as no task should.
+            let _released = released.recv();
+        }));
+        while drops.try_recv().is_err() {
+            veloq::task::yield_now().await;
+        }
+        (id, drops)
+    });
+    let (id, drops) = thread;
+    assert_eq!(handle.stuck_workers(), [WorkerId::new(1)]);
+    assert!(drops.try_recv().is_err(), "nobody else drops its futures");
+    drop(release);
+    assert_eq!(drops.recv().expect("it ends"), Some(id), "on its own thread");
+}

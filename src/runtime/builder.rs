@@ -190,7 +190,8 @@ impl Builder {
     }
 
     /// How long a worker that ends waits for the kernel to give back what it has, and the runtime for blocking jobs that
-    /// run; 5 s by default. What is left then is leaked and counted.
+    /// run and for a worker that is in a poll; 5 s by default each. What is left then is leaked and counted; a worker that is
+    /// stuck is left to itself ([`Handle::stuck_workers`](super::Handle::stuck_workers)).
     #[must_use]
     pub fn drain_patience(mut self, patience: Duration) -> Builder {
         self.drain_patience = patience;

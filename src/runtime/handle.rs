@@ -173,6 +173,14 @@ impl Handle {
         self.shared.jobs_left()
     }
 
+    /// The workers that were still in a poll when the runtime had waited for them long enough
+    /// ([`Builder::drain_patience`](super::Builder::drain_patience)) and ended. Each drops its tasks and ends when its poll does. None
+    /// unless somebody blocks a worker.
+    #[must_use]
+    pub fn stuck_workers(&self) -> Vec<WorkerId> {
+        self.shared.stuck()
+    }
+
     /// Operations that the kernel had not given back when their workers ended; their memory is leaked. Zero unless a
     /// drain ran out of patience.
     #[must_use]

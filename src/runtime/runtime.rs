@@ -12,6 +12,10 @@
 //! [`Runtime::block_on`] runs one future on the calling thread, which is worker 0 for that long. When the future is
 //! ready (or has panicked), every worker drops its tasks, gets back what the kernel has, and ends; then the threads are
 //! joined and `block_on` returns. The order is the same if the runtime is dropped without having run.
+//!
+//! A worker sees that it is to end when it comes out of its turn. One that sits in a poll which does not return is not waited for
+//! longer than [`Builder::drain_patience`](super::Builder::drain_patience): its thread is left to itself. It ends as the others do,
+//! should the poll ever return, and owns or shares by counting all that it needs for that.
 #![expect(unsafe_code, reason = "block_on runs a future that may borrow from its caller")]
 
 use std::cell::Cell;
@@ -121,6 +125,9 @@ impl Runtime {
     /// Runs `future` on this thread, and every worker's tasks meanwhile. When it is ready, ends the runtime: what is still
     /// spawned is dropped, each task on its own worker, and every operation is awaited or cancelled.
     ///
+    /// A worker that is in a poll is waited for as long as [`Builder::drain_patience`] says, then left to itself and named by
+    /// [`Handle::stuck_workers`].
+    ///
     /// ```
     /// use veloq::runtime::Runtime;
     ///
@@ -200,7 +207,11 @@ impl Runtime {
     fn end(&mut self, worker: Option<Worker>) -> thread::Result<()> {
         self.shared.stop();
         let ours = catch_unwind(AssertUnwindSafe(|| worker.map(Worker::end)));
-        let others = self.threads.drain(..).map(thread::JoinHandle::join).fold(Ok(()), Result::and);
+        let stuck = if self.threads.is_empty() { Vec::new() } else { self.shared.wait_until_left() };
+        let threads = (1..).map(WorkerId::new).zip(self.threads.drain(..));
+        // A thread that is dropped goes on by itself.
+        let others = threads.filter(|(worker, _)| !stuck.contains(worker)).map(|(_, thread)| thread.join());
+        let others = others.fold(Ok(()), Result::and);
         self.shared.end_blocking();
         trace::unfinished_jobs(self.shared.jobs_left());
         if let Some(caller) = self.caller.take() {
@@ -316,6 +327,14 @@ fn run_worker(
     drop(report);
     let Ok(shared) = started.recv() else { return };
     let mut worker = parts.into_worker(id, Arc::clone(&shared), builder);
+    /// Says that the loop is over, also when it was left by a panic.
+    struct Leaves<'a>(&'a Shared, WorkerId);
+    impl Drop for Leaves<'_> {
+        fn drop(&mut self) {
+            self.0.leave(self.1);
+        }
+    }
+    let leaves = Leaves(&shared, id);
     let watched = worker.watched();
     let entered = worker.context().enter();
     while !shared.is_stopping() {
@@ -324,5 +343,6 @@ fn run_worker(
     }
     drop(entered);
     drop(watched);
+    drop(leaves);
     let _drained = worker.end();
 }

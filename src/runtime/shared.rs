@@ -1,7 +1,7 @@
 //! What the workers of one runtime share. It is all here: mailboxes, stealable queues, the places where new rings change hands, a stop
 //! flag, and each worker's published counters.
 
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -40,7 +40,13 @@ pub(crate) struct Shared {
     pub(crate) blocking: Arc<ThreadPool>,
     /// Blocking jobs that were still running when nobody waited for them any more.
     jobs_left: AtomicUsize,
-    /// How long a worker that ends waits for the kernel, and the runtime for blocking jobs.
+    /// The workers on threads of their own that take turns, and what is waited for when the runtime ends.
+    turning: Mutex<Vec<WorkerId>>,
+    /// Told when one of them has left its loop.
+    left: Condvar,
+    /// Those that were given up when the runtime ended.
+    stuck: Mutex<Vec<WorkerId>>,
+    /// How long a worker that ends waits for the kernel, and the runtime for blocking jobs and for a worker that is in a poll.
     pub(crate) drain_patience: Duration,
     /// Where each worker is pinned; nothing of workers that are not threads.
     seats: Box<[Option<Seat>]>,
@@ -73,6 +79,9 @@ impl Shared {
             leaked: AtomicUsize::new(0),
             blocking: Arc::new(ThreadPool::new(ThreadPoolConfig::default())),
             jobs_left: AtomicUsize::new(0),
+            turning: Mutex::new((1..workers).map(WorkerId::new).collect()),
+            left: Condvar::new(),
+            stuck: Mutex::default(),
             drain_patience,
             seats: Box::default(),
         }
@@ -156,6 +165,33 @@ impl Shared {
     /// Whether the workers are to end.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Notes that a worker's thread has left its loop.
+    pub(crate) fn leave(&self, worker: WorkerId) {
+        self.turning().retain(|turning| *turning != worker);
+        self.left.notify_all();
+    }
+
+    /// Waits until every worker's thread has left its loop, or patience is over, and says which have not.
+    pub(crate) fn wait_until_left(&self) -> Vec<WorkerId> {
+        let (turning, _) = self
+            .left
+            .wait_timeout_while(self.turning(), self.drain_patience, |turning| !turning.is_empty())
+            .expect("nobody panics while it counts workers");
+        let stuck = turning.clone();
+        drop(turning);
+        self.stuck.lock().expect("nobody panics while it counts workers").clone_from(&stuck);
+        stuck
+    }
+
+    /// The workers that had not left their loop when the runtime ended.
+    pub(crate) fn stuck(&self) -> Vec<WorkerId> {
+        self.stuck.lock().expect("nobody panics while it counts workers").clone()
+    }
+
+    fn turning(&self) -> MutexGuard<'_, Vec<WorkerId>> {
+        self.turning.lock().expect("nobody panics while it counts workers")
     }
 
     /// Notes what a worker's driver left in the kernel's hands.
