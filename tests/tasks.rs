@@ -255,8 +255,10 @@ fn a_set_tells_of_each_task_what_came_of_it() {
             task::yield_now().await;
         }
         set.insert(over);
+        set.spawn(async { 4 });
+        set.spawn_pinned(async || 5);
         let (mut values, mut panics, mut cancelled) = (Vec::new(), 0, 0);
-        for left in (0..5).rev() {
+        for left in (0..7).rev() {
             match set.join_next().await.expect("there is one more") {
                 Ok(value) => values.push(value),
                 Err(error) if error.is_panic() => panics += 1,
@@ -265,7 +267,7 @@ fn a_set_tells_of_each_task_what_came_of_it() {
             assert_eq!(set.len(), left);
         }
         values.sort_unstable();
-        assert_eq!((values, panics, cancelled), (vec![1, 2, 3], 1, 1));
+        assert_eq!((values, panics, cancelled), (vec![1, 2, 3, 4, 5], 1, 1));
         // Places are used again, and an end that is not waited for is found.
         set.spawn_local(async { 4 });
         let four = loop {
@@ -325,5 +327,71 @@ fn a_set_takes_its_tasks_with_it() {
         let alive = Handle::current();
         spawn_to(WorkerId::new(1), async move || alive.workers()).await.expect("it does not panic");
         assert_eq!(count.load(Ordering::Relaxed), 4, "detached tasks go on");
+    });
+}
+
+/// An abort that is only looked at when the task is next woken would leave each of these waiting for ever; one that drops the
+/// future elsewhere would be seen by the thread that drops it.
+#[test]
+fn an_abort_is_seen_at_the_await_wherever_the_task_waits() {
+    struct OnDrop(std::sync::mpsc::Sender<std::thread::ThreadId>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().id());
+        }
+    }
+    const LONG: Duration = Duration::from_secs(3600);
+    type Wait = fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+    let waits: [Wait; 7] = [
+        || Box::pin(std::future::pending()),
+        || Box::pin(async { veloq::time::sleep(LONG).await }),
+        || Box::pin(async { veloq::time::timeout(LONG, std::future::pending::<()>()).await.unwrap_or(()) }),
+        || {
+            Box::pin(async {
+                let (left, right) = (pin!(veloq::time::sleep(LONG)), pin!(std::future::pending::<()>()));
+                futures_util::future::select(left, right).await;
+            })
+        },
+        || {
+            Box::pin(async {
+                let mut set = JoinSet::new();
+                set.spawn_local(std::future::pending::<()>());
+                set.join_next().await;
+            })
+        },
+        || {
+            Box::pin(async {
+                let gate = task::Gate::new();
+                let pass = gate.enter();
+                gate.close().await;
+                drop(pass);
+            })
+        },
+        || Box::pin(async { CancelToken::new().cancelled().await }),
+    ];
+    runtime(2).block_on(async {
+        for worker in veloq::workers() {
+            let thread = spawn_to(worker, async move || std::thread::current().id());
+            let thread = thread.await.expect("it does not panic");
+            for wait in waits {
+                let (dropped, drops) = std::sync::mpsc::channel();
+                let waiting = CancelToken::new();
+                let begun = waiting.clone();
+                let task = spawn_to(worker, async move || {
+                    let _dropped = OnDrop(dropped);
+                    begun.cancel();
+                    wait().await;
+                });
+                waiting.cancelled().await;
+                task.abort();
+                assert!(task.await.expect_err("it was aborted").is_cancelled());
+                assert_eq!(drops.recv(), Ok(thread), "its future is gone when its handle says so");
+            }
+        }
+        // What is ready when it is polled has not come to an await.
+        let ready = spawn_local(async { 7 });
+        task::yield_now().await;
+        ready.abort();
+        assert_eq!(ready.await.expect("it ended before"), 7);
     });
 }

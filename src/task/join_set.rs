@@ -13,7 +13,6 @@ use std::task::{Context, Poll, Waker};
 
 use super::{AbortHandle, JoinError, JoinHandle};
 use crate::runtime::WorkerId;
-use crate::runtime::context;
 use crate::runtime::task::Finished;
 
 /// Tasks that belong together: awaited in the order in which they end, and aborted together. On whichever workers they run.
@@ -68,7 +67,7 @@ impl<T: 'static> JoinSet<T> {
     /// If no worker runs on this thread.
     #[track_caller]
     pub fn spawn_local<F: Future<Output = T> + 'static>(&mut self, future: F) -> AbortHandle {
-        self.insert(context::Context::current().spawn_local(future))
+        self.insert(super::spawn_local(future))
     }
 
     /// Runs `work` on a worker; see [`spawn_to`](super::spawn_to).
@@ -83,7 +82,36 @@ impl<T: 'static> JoinSet<T> {
         Fut: Future<Output = T> + 'static,
         T: Send,
     {
-        self.insert(context::Context::current().spawn_to(worker, work))
+        self.insert(super::spawn_to(worker, work))
+    }
+
+    /// Runs a future wherever there is time for it; see [`spawn`](super::spawn()).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn spawn<F>(&mut self, future: F) -> AbortHandle
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send,
+    {
+        self.insert(super::spawn(future))
+    }
+
+    /// Runs `work` on a worker that has time for it; see [`spawn_pinned`](super::spawn_pinned).
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    #[track_caller]
+    pub fn spawn_pinned<F, Fut>(&mut self, work: F) -> AbortHandle
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send,
+    {
+        self.insert(super::spawn_pinned(work))
     }
 
     /// Takes a task in that was spawned in some other way: by a [`Builder`](super::Builder), say, with a name.
