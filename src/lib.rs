@@ -63,7 +63,6 @@
 #[cfg(not(loom))]
 pub mod fs;
 pub mod io;
-#[cfg(not(loom))]
 pub mod mesh;
 #[cfg(not(loom))]
 pub mod net;

@@ -22,5 +22,6 @@
 //! To call into a service that has an instance on each worker there is [`Sharded`](crate::Sharded), which needs no channels.
 
 pub use crate::runtime::mesh::channel::{Receiver, SendError, Sender, TryRecvError, TrySendError, channel};
+#[cfg(not(loom))]
 pub use crate::runtime::mesh::full::{Mesh, full};
 pub use crate::runtime::mesh::reply::{Answer, Reply, Unanswered, reply};

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::context::Context;
 use super::mesh::mailbox::Mailbox;
 use super::sharded::{CallError, Sharded};
 use super::shared::Shared;
@@ -20,9 +21,12 @@ use crate::io::buf::Pool;
 use crate::io::driver::sim::{Faults, SimDriver, SimWorld};
 use crate::io::driver::{DriverConfig, DriverHandle, Op, PlatformDriver};
 use crate::io::op::net::{Recv, Send};
-use crate::spawn_to;
 use crate::sync::Arc;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::task::yield_now;
 use crate::time::{Instant, sleep, timeout};
+use crate::{mesh, spawn_local, spawn_to};
 
 /// Workers that take turns on this thread.
 struct Crew {
@@ -180,6 +184,130 @@ fn operations_of_several_workers_are_dropped_and_torn_down_without_a_trace() {
         assert_eq!(total, 30 * 16, "seed {seed}");
         crew.end();
     }
+}
+
+/// A sender that is always there must not keep the messages of another from a worker, nor the worker's own tasks from their turns.
+/// Counted in values of the flood that were taken meanwhile.
+#[test]
+fn a_flooded_receiver_hears_the_others_and_lets_its_tasks_run() {
+    /// Values taken from one ring in a row, and times that an end is ready without a pause (see the channel).
+    const STREAK: u64 = 64;
+    const UNBROKEN: u64 = 256;
+    for seed in 0..20 {
+        let mut crew = Crew::new(3, seed);
+        let (waited, paused, flooded) = crew.run(async {
+            let mut ends = mesh::full::<Option<mesh::Reply<()>>>(1024).into_iter();
+            let (mut first, mut flood, mut quiet) =
+                (ends.next().expect("0"), ends.next().expect("1"), ends.next().expect("2"));
+            let taken = Arc::new(AtomicU64::new(0));
+            let now = |taken: &AtomicU64| taken.load(Relaxed);
+            let flooding = spawn_to(WorkerId::new(1), async move || {
+                loop {
+                    while flood.try_send(WorkerId::new(0), None).is_ok() {}
+                    yield_now().await;
+                }
+            });
+            let seen = Arc::clone(&taken);
+            let asking = spawn_to(WorkerId::new(2), async move || {
+                let mut waited = 0;
+                for _ in 0..200 {
+                    let (reply, answer) = mesh::reply();
+                    let asked_at = now(&seen);
+                    quiet.send(WorkerId::new(0), Some(reply)).await.expect("it is being read");
+                    answer.await.expect("it is answered");
+                    waited = waited.max(now(&seen) - asked_at);
+                }
+                waited
+            });
+            let seen = Arc::clone(&taken);
+            let ticking = spawn_local(async move {
+                let (mut last, mut paused) = (0, 0);
+                while last < 50_000 {
+                    yield_now().await;
+                    (last, paused) = (now(&seen), paused.max(now(&seen) - last));
+                }
+                paused
+            });
+            let receiving = spawn_local(async move {
+                loop {
+                    match first.recv().await {
+                        None => taken.fetch_add(1, Relaxed),
+                        Some(reply) => {
+                            reply.send(()).expect("somebody waits");
+                            continue;
+                        }
+                    };
+                }
+            });
+            let (waited, paused) = (asking.await.expect("no panic"), ticking.await.expect("no panic"));
+            flooding.abort();
+            receiving.abort();
+            (waited, paused, 50_000)
+        });
+        assert!(flooded >= 50_000 && waited > 0, "void: seed {seed}");
+        // The asker sees the answer in its next turn, by when the receiver has had one whole turn more.
+        let per_turn = 64 * UNBROKEN;
+        assert!(waited <= STREAK + per_turn, "seed {seed}: an answer took {waited} values of the flood");
+        assert!(paused <= UNBROKEN, "seed {seed}: a task waited for {paused} values");
+        crew.end();
+    }
+}
+
+/// A worker to which others send faster than it runs must leave the messages to their senders: else its queue grows without bound.
+#[test]
+fn a_worker_that_is_flooded_with_tasks_leaves_them_in_their_rings() {
+    for seed in 0..20 {
+        let mut crew = Crew::new(3, seed);
+        let most_alive = crew.run(async {
+            let floods: Vec<_> = [1, 2]
+                .map(|from| {
+                    spawn_to(WorkerId::new(from), async move || {
+                        for _ in 0..20_000 {
+                            Context::current().room_to_send(WorkerId::new(0)).await;
+                            drop(spawn_to(WorkerId::new(0), async || ()));
+                        }
+                    })
+                })
+                .into();
+            let mut most_alive = 0;
+            while !floods.iter().all(JoinHandle::is_finished) {
+                most_alive = most_alive.max(Context::current().metrics().tasks);
+                yield_now().await;
+            }
+            most_alive
+        });
+        // Crowded, and then one turn's worth of two rings.
+        assert!(most_alive > 200, "void: seed {seed}: {most_alive}");
+        assert!(most_alive <= 256 + 2 * 256 + 64, "seed {seed}: {most_alive} tasks");
+        crew.end();
+    }
+}
+
+/// A burst of values costs its receiver one wake from elsewhere, however long it is.
+#[test]
+fn a_burst_over_a_channel_wakes_its_receiver_once() {
+    let mut crew = Crew::new(2, 7);
+    let wakes = crew.run(async {
+        let (mut sender, mut receiver) = mesh::channel(1024);
+        let reading = spawn_to(WorkerId::new(1), async move || {
+            let before = Context::current().metrics().remote_wakes;
+            for _ in 0..1_000 {
+                receiver.recv().await.expect("there are a thousand");
+            }
+            Context::current().metrics().remote_wakes - before
+        });
+        // It waits for the first value before there is one.
+        for _ in 0..4 {
+            yield_now().await;
+            sleep(Duration::from_millis(1)).await;
+        }
+        for value in 0..1_000 {
+            sender.try_send(value).expect("there is room");
+        }
+        reading.await.expect("no panic")
+    });
+    assert_eq!(wakes, 1);
+    crew.end();
 }
 
 /// A crew that ends with messages under way, tasks asleep and operations in flight must drop each exactly once.

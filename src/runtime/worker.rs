@@ -57,6 +57,11 @@ const BACK_OFF_NS: u64 = 50_000;
 /// How often that time is doubled: up to 1.6 ms, the time slice of a thread that was interrupted in the middle of sending a task.
 const BACK_OFF_DOUBLINGS: u32 = 5;
 
+/// Ready tasks from which on a turn takes in fewer than it runs: half a budget. So a worker that is flooded from elsewhere leaves the
+/// messages in their rings, where their senders feel it, and its queue stays short; and one that has many tasks of its own
+/// still takes what comes. Four budgets, as long as they have their default.
+const CROWDED: usize = 256;
+
 /// Turns between two publications of the counters by a busy worker. An idle one publishes before it sleeps.
 const TURNS_PER_PUBLICATION: u64 = 64;
 
@@ -123,7 +128,9 @@ impl Worker {
         if let Some(watch) = &parts.watch {
             watch.turn();
         }
-        parts.links.borrow_mut().receive(|task| parts.executor.adopt(task));
+        let crowded = parts.executor.pinned_ready() >= CROWDED;
+        let most = if crowded { self.budget.div_ceil(2) } else { usize::MAX };
+        parts.links.borrow_mut().receive(most, |task| parts.executor.adopt(task));
         parts.executor.drain_remote();
         self.run_ready();
         let fired = parts.timers.fire_due();

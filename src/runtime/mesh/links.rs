@@ -40,7 +40,7 @@ pub(crate) struct Links {
     from: Vec<Option<Consumer<TaskRef>>>,
     /// Links that were pushed to, or whose outbox is not empty.
     unflushed: Vec<WorkerId>,
-    /// Rings that hold more than one turn takes.
+    /// Rings that may hold more than the last turn took, those that have waited for longest first.
     unfinished: Vec<WorkerId>,
     sent: u64,
     received: u64,
@@ -138,8 +138,11 @@ impl Links {
         woken
     }
 
-    /// Takes what has arrived, from the rings whose bit is set and those with a rest from the last turn.
-    pub(crate) fn receive(&mut self, mut adopt: impl FnMut(TaskRef)) {
+    /// Takes what has arrived, `most` messages at most: from the rings with a rest from the last turn, and those whose bit is
+    /// set. Rings that had to stand back come first the next time.
+    pub(crate) fn receive(&mut self, most: usize, mut adopt: impl FnMut(TaskRef)) {
+        let mut left = most;
+        let mut served = Vec::new();
         let mut rung = std::mem::take(&mut self.unfinished);
         self.shared.mailbox(self.me).doorbell().take_senders(|sender| {
             let sender = WorkerId::new(sender);
@@ -154,10 +157,16 @@ impl Links {
             }
             // A bit without a ring: the sender has room for us again, or was told of it.
             let Some(ring) = ring else { continue };
-            let taken = ring.pop_batch(TAKE_MAX, &mut adopt);
-            self.received += taken as u64;
-            if taken == TAKE_MAX {
+            if left == 0 {
                 self.unfinished.push(sender);
+                continue;
+            }
+            let share = TAKE_MAX.min(left);
+            let taken = ring.pop_batch(share, &mut adopt);
+            self.received += taken as u64;
+            left -= taken;
+            if taken == share {
+                served.push(sender);
             }
             if taken > 0 && self.shared.room(sender, self.me).was_asked_for() {
                 self.shared.mailbox(sender).doorbell().ring(self.me.index());
@@ -166,6 +175,7 @@ impl Links {
         if self.unfinished.is_empty() {
             self.unfinished = rung;
         }
+        self.unfinished.append(&mut served);
     }
 
     /// Whether a ring holds more than the last turn took: then the worker may not sleep.
