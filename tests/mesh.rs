@@ -39,14 +39,18 @@ async fn receive_all(mut receiver: Receiver<u64>) {
 fn a_stream_arrives_in_order_whatever_kind_of_task_holds_its_ends() {
     runtime(2).block_on(async {
         type Start = fn(Sender<u64>) -> JoinHandle<()>;
-        let senders: [Start; 2] = [
+        let senders: [Start; 4] = [
             |sender| spawn_local(send_all(sender)),
             |sender| spawn_to(other_worker(), async move || send_all(sender).await),
+            |sender| veloq::spawn_pinned(async move || send_all(sender).await),
+            |sender| veloq::spawn(send_all(sender)),
         ];
         type Receive = fn(Receiver<u64>) -> JoinHandle<()>;
-        let receivers: [Receive; 2] = [
+        let receivers: [Receive; 4] = [
             |receiver| spawn_local(receive_all(receiver)),
             |receiver| spawn_to(other_worker(), async move || receive_all(receiver).await),
+            |receiver| veloq::spawn_pinned(async move || receive_all(receiver).await),
+            |receiver| veloq::spawn(receive_all(receiver)),
         ];
         for send in senders {
             for receive in receivers {
@@ -82,6 +86,43 @@ fn the_ends_may_move_from_worker_to_worker_in_the_middle() {
             receiver = received.await.expect("it does not panic");
         }
     });
+}
+
+/// Tasks that any worker may take whenever they are ready pass values around a ring of channels: an end that kept something of
+/// the worker on which it was polled last would lose a wake.
+#[test]
+fn ends_in_tasks_that_are_stolen_lose_nothing() {
+    const MEMBERS: u64 = 16;
+    let sum = runtime(2).block_on(async {
+        let (mut sends, receives): (Vec<_>, Vec<_>) = (0..MEMBERS).map(|_| mesh::channel(4)).unzip();
+        sends.rotate_left(1);
+        let tasks: Vec<_> = sends
+            .into_iter()
+            .zip(receives)
+            .map(|(mut to_next, mut from_last)| {
+                veloq::spawn(async move {
+                    let mut sum = 0;
+                    to_next.send(1).await.expect("it is being read");
+                    for _ in 0..VALUES / 10 {
+                        let value: u64 = from_last.recv().await.expect("the ring stands to the end");
+                        sum += value;
+                        // The last round is received by one who has gone already.
+                        let _nobody_left = to_next.send(value).await;
+                        // Work of unequal length, so that there is something to steal.
+                        (0..(sum % 16) * 50).for_each(|_| std::hint::spin_loop());
+                    }
+                    (sum, to_next, from_last)
+                })
+            })
+            .collect();
+        let mut sum = 0;
+        for task in tasks {
+            let (part, _to_next, _from_last) = task.await.expect("it does not panic");
+            sum += part;
+        }
+        sum
+    });
+    assert_eq!(sum, MEMBERS * (VALUES / 10));
 }
 
 /// A thread outside of the runtime has no turn at whose end it could ring; what it sends must arrive all the same.
