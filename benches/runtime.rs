@@ -24,7 +24,7 @@ use veloq::mesh;
 use veloq::runtime::{Builder, Handle};
 use veloq::task::yield_now;
 use veloq::time::timeout;
-use veloq::{WorkerId, spawn_local, spawn_to};
+use veloq::{WorkerId, spawn, spawn_local, spawn_to};
 
 /// Steps of one sample that go through the kernel or to another worker.
 const STEPS: u64 = 10_000;
@@ -116,6 +116,99 @@ fn spawn_and_join(bencher: Bencher<'_, '_>) {
             black_box(spawn_local(async move { step }).await.expect("no panic"));
         }
     });
+}
+
+/// The same for a task that another worker may take.
+#[divan::bench]
+fn spawn_and_join_stealable(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        for step in 0..SHORT_STEPS {
+            black_box(spawn(async move { step }).await.expect("no panic"));
+        }
+    });
+}
+
+/// The same on a bare queue, with the cell of the crate `async-task`: what a cell of our own is compared with.
+#[divan::bench]
+fn spawn_and_join_async_task(bencher: Bencher<'_, '_>) {
+    bencher.counter(ItemsCount::new(SHORT_STEPS)).bench_local(|| {
+        for step in 0..SHORT_STEPS {
+            let mut task = bare::spawn(async move { step });
+            bare::run();
+            let joined = pin!(&mut task).poll(&mut Context::from_waker(Waker::noop()));
+            assert!(black_box(joined).is_ready());
+        }
+    });
+}
+
+/// See `yields`.
+#[divan::bench(args = [1, 1_000])]
+fn yields_stealable(bencher: Bencher<'_, '_>, tasks: u64) {
+    let each = SHORT_STEPS / tasks;
+    bencher.counter(ItemsCount::new(each * tasks)).bench(|| {
+        let work = async move || {
+            let tasks: Vec<_> = (0..tasks).map(|_| spawn(yield_often(each))).collect();
+            for task in tasks {
+                task.await.expect("no panic");
+            }
+        };
+        wait(RUNTIME.spawn_to(WorkerId::new(0), work)).expect("no panic");
+    });
+}
+
+/// See `yields`.
+#[divan::bench(args = [1, 1_000])]
+fn yields_async_task(bencher: Bencher<'_, '_>, tasks: u64) {
+    let each = SHORT_STEPS / tasks;
+    bencher.counter(ItemsCount::new(each * tasks)).bench_local(|| {
+        for _ in 0..tasks {
+            bare::spawn(yield_often(each)).detach();
+        }
+        bare::run();
+    });
+}
+
+async fn yield_often(times: u64) {
+    for _ in 0..times {
+        yield_now().await;
+    }
+}
+
+/// See `wakes_here`.
+#[divan::bench]
+fn wakes_async_task(bencher: Bencher<'_, '_>) {
+    bencher.counter(ItemsCount::new(SHORT_STEPS)).bench_local(|| {
+        let turn = Rc::new(Turn::default());
+        bare::spawn(Rc::clone(&turn).play(1, SHORT_STEPS / 2)).detach();
+        bare::spawn(turn.play(0, SHORT_STEPS / 2)).detach();
+        bare::run();
+    });
+}
+
+/// The least executor there is: a queue of this thread.
+mod bare {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    use async_task::{Runnable, Task};
+
+    thread_local! {
+        static QUEUE: RefCell<VecDeque<Runnable>> = const { RefCell::new(VecDeque::new()) };
+    }
+
+    pub(super) fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+        let push = |runnable| QUEUE.with_borrow_mut(|queue| queue.push_back(runnable));
+        let (runnable, task) = async_task::spawn_local(future, push);
+        runnable.schedule();
+        task
+    }
+
+    /// Runs what is ready, until nothing is.
+    pub(super) fn run() {
+        while let Some(runnable) = QUEUE.with_borrow_mut(VecDeque::pop_front) {
+            runnable.run();
+        }
+    }
 }
 
 /// A poll and a place at the end of the queue, with so many in it.
