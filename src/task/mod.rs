@@ -4,7 +4,7 @@
 //! yields what the task returned, or a [`JoinError`] that says why it did not: a panic ends its task and nothing else.
 //!
 //! A task stays on the worker on which it was first polled; its future is polled and dropped there and nowhere else. So it may
-//! hold an `Rc`, a socket or a file. Only what [`spawn`] started may move: its future is `Send`, and one worker at a time
+//! hold an `Rc`, a socket or a file. Only what [`spawn()`] started may move: its future is `Send`, and one worker at a time
 //! polls it. The handle may go anywhere, if what the task returns may.
 
 #[cfg(not(loom))]

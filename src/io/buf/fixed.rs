@@ -11,7 +11,7 @@
 //! kernel and then [`set_len`](FixedBuf::set_len)) can ever be seen through it, and `Debug` shows none at all.
 //!
 //! **Splitting** makes of one buffer two, each the owner of its part of the bytes. The buffer that was is then behind a count,
-//! as the home of both parts. **Freezing** puts the buffer behind a count as it is ([`SharedBuf`](super::SharedBuf)).
+//! as the home of both parts. **Freezing** puts the buffer behind a count as it is ([`SharedBuf`]).
 #![expect(unsafe_code, reason = "owns raw memory, part of it uninitialised")]
 
 use std::alloc::{self, Layout};

@@ -1,7 +1,7 @@
 //! Typed channels: the mesh's rings for a program's own messages.
 //!
 //! A channel is a [`ring`](super::ring) and two [`bells`](super::bell): the receiver waits at one of them for values, the
-//! sender at the other for room. A [`Receiver`] can read several rings, one for each sender that [`full`] gave it; then
+//! sender at the other for room. A [`Receiver`] can read several rings, one for each sender that [`full`](super::full) gave it; then
 //! all of these senders ring its one bell.
 //!
 //! ```text

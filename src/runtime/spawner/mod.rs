@@ -1,7 +1,7 @@
 //! Where a task goes that may run on any worker, and who comes for it if it cannot run there.
 //!
 //! A [`Spawner`] is shared by the workers of a runtime. It has a *desk* for each of them: the worker's stealable [`Queue`] and what others
-//! must know of it to choose. The choices themselves are pure functions, in [`policy`](super::policy).
+//! must know of it to choose. The choices themselves are pure functions, in [`policy`].
 //!
 //! ```text
 //!  spawn ─▶ place: two desks at random, the lighter one ─▶ own ring, or inbox of the other and ring its doorbell

@@ -294,7 +294,7 @@ impl JoinError {
 
     /// Whether this was blocking work that [`spawn_blocking`](crate::task::spawn_blocking) could not place: too much of it waits
     /// already, or the runtime has ended. The [source](std::error::Error::source) is a
-    /// [`PoolRefused`](crate::task::PoolRefused) that says which.
+    /// [`PoolRefused`] that says which.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.reason, Reason::Refused(_))
