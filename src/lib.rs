@@ -77,7 +77,7 @@ pub mod task;
 pub mod time;
 
 #[cfg(not(loom))]
-pub use runtime::{Runtime, Sharded, WorkerId, alloc, current_worker, workers};
+pub use runtime::{Runtime, Sharded, WorkerId, alloc, alloc_async, current_worker, workers};
 #[cfg(not(loom))]
 pub use task::{on_every_worker, spawn, spawn_blocking, spawn_local, spawn_pinned, spawn_to};
 #[cfg(all(feature = "macros", not(loom)))]

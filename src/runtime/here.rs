@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::worker_id::WorkerId;
-use crate::io::buf::{BufPool, FixedBuf};
+use crate::io::buf::{AllocAsync, BufPool, FixedBuf};
 use crate::io::driver::Capabilities;
 
 /// The workers of this runtime, in order.
@@ -47,6 +47,17 @@ pub fn current_worker() -> WorkerId {
 #[must_use]
 pub fn alloc(size: usize) -> FixedBuf {
     Context::current().pool.alloc(size)
+}
+
+/// An empty buffer for exactly `size` bytes from this worker's pool, as soon as that has room and all who asked earlier have
+/// theirs ([`BufPool::alloc_async`](crate::io::buf::BufPool::alloc_async)).
+///
+/// # Panics
+///
+/// If no worker runs on this thread.
+#[track_caller]
+pub fn alloc_async(size: usize) -> AllocAsync {
+    Context::current().pool.alloc_async(size)
 }
 
 /// What the kernel gives the worker that runs on this thread, and what it refused.

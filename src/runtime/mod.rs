@@ -82,7 +82,7 @@ pub use dump::{Dump, OperationDump, TaskDump, TaskState, WorkerDump};
 #[cfg(not(loom))]
 pub use handle::Handle;
 #[cfg(not(loom))]
-pub use here::{alloc, capabilities, current_worker, workers};
+pub use here::{alloc, alloc_async, capabilities, current_worker, workers};
 #[cfg(not(loom))]
 pub use metrics::{Metrics, WorkerMetrics};
 #[cfg(not(loom))]

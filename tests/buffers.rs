@@ -1,0 +1,367 @@
+//! Promise: any owned memory works in any operation, and a recycled buffer shows nobody what was in it before.
+//!
+//! The first tests take each type of buffer through operations on files and sockets, alone and in lists. The last one is
+//! about secrets: connections that each have a mark of their own in every byte they send, and one small pool, whose blocks pass
+//! from one to the next through reads that come back short, empty, failed, timed out, or not at all because they were
+//! dropped. Whatever a safe call shows of a buffer must bear its connection's mark.
+//!
+//! `VELOQ_RECYCLES` says how many buffers are recycled, `scripts/storm` runs a million.
+
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::Poll;
+use std::thread;
+use std::time::Duration;
+
+use veloq::fs::{File, OpenOptions};
+use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, HybridPool, IoBuf, IoBufMut, PoolConfig, PoolKind};
+use veloq::net::{Shutdown, TcpListener, TcpStream};
+use veloq::runtime::Builder;
+use veloq::spawn_local;
+
+/// Buffers recycled by default: a second of a debug build.
+const RECYCLES: u64 = 20_000;
+
+fn runtime() -> veloq::Runtime {
+    Builder::new().workers(1).pin(false).build().expect("this kernel has io_uring")
+}
+
+/// Both ends of a connection.
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has ports");
+    let to = listener.local_addr().expect("a listener has an address");
+    let here = TcpStream::connect(to).await.expect("the listener is there");
+    (here, listener.accept().await.expect("a connection waits").0)
+}
+
+/// A file to write and read, which is gone with the returned directory.
+async fn file() -> (File, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    (options.open(dir.path().join("file")).await.expect("a file can be made"), dir)
+}
+
+/// Sends `buf` over a connection and into a file, and wants `abcdef` to arrive.
+async fn written<B: IoBuf>(buf: B) {
+    let (here, there) = pair().await;
+    let (sent, buf) = here.write_all(buf).await;
+    sent.expect("the peer is there");
+    let (received, bytes) = there.read_exact(vec![0; 6]).await;
+    received.expect("six bytes were sent");
+    assert_eq!(bytes, b"abcdef", "{}", std::any::type_name::<B>());
+
+    let (file, _dir) = file().await;
+    let (wrote, _buf) = file.write_all_at(buf, 0).await;
+    wrote.expect("the disk has room");
+    let (read, bytes) = file.read_at(Vec::with_capacity(64), 0).await;
+    assert_eq!((read.expect("it can be read"), &bytes[..]), (6, &b"abcdef"[..]));
+}
+
+/// Reads six bytes into `buf` from a connection and from a file.
+async fn read<B: IoBufMut>(buf: B) {
+    let (here, there) = pair().await;
+    there.write_all(b"abcdef").await.0.expect("the peer is there");
+    let (received, buf) = here.read_exact(buf.slice(..6)).await;
+    received.expect("six bytes were sent");
+    assert_eq!(&buf[..], b"abcdef", "{}", std::any::type_name::<B>());
+
+    let (file, _dir) = file().await;
+    file.write_all_at(b"ghijkl", 0).await.0.expect("the disk has room");
+    let (read, buf) = file.read_at(buf.into_inner(), 0).await;
+    assert_eq!((read.expect("it can be read"), &buf.slice(..6)[..]), (6, &b"ghijkl"[..]));
+}
+
+fn filled(mut buf: FixedBuf) -> FixedBuf {
+    buf.write_all(b"abcdef").expect("there is room");
+    buf
+}
+
+// A type that names a wrong address or length sends other bytes than its own.
+#[test]
+fn every_type_of_buffer_can_be_written_from() {
+    runtime().block_on(async {
+        let (buddy, hybrid) = (BuddyPool::new(1 << 16), HybridPool::new(1 << 16));
+        let (buddy, hybrid) = (buddy.expect("64 KiB can be mapped"), hybrid.expect("64 KiB can be mapped"));
+        written(filled(veloq::alloc(4096))).await;
+        written(filled(buddy.alloc(100))).await;
+        written(filled(hybrid.alloc(100))).await;
+        written(filled(FixedBuf::heap(6))).await;
+        written(filled(hybrid.alloc(1 << 20))).await;
+        written(filled(veloq::alloc(100)).freeze()).await;
+        written(filled(veloq::alloc(100)).split_to(6)).await;
+        written(b"abcdef".to_vec()).await;
+        written(b"abcdef".to_vec().into_boxed_slice()).await;
+        written(Box::new(*b"abcdef")).await;
+        written(String::from("abcdef")).await;
+        written("abcdef").await;
+        written(b"abcdef").await;
+        written(&b"abcdef"[..]).await;
+        written(Arc::<[u8]>::from(&b"abcdef"[..])).await;
+        written(Rc::<[u8]>::from(&b"abcdef"[..])).await;
+        written("..abcdef..".slice(2..8)).await;
+        #[cfg(feature = "bytes")]
+        {
+            written(bytes::Bytes::from_static(b"abcdef")).await;
+            written(bytes::BytesMut::from(&b"abcdef"[..])).await;
+            written(bytes::Bytes::from(filled(veloq::alloc(100)))).await;
+        }
+    });
+}
+
+// A type whose length does not follow shows bytes that were not read, or hides some that were.
+#[test]
+fn every_type_of_buffer_can_be_read_into() {
+    runtime().block_on(async {
+        let hybrid = HybridPool::new(1 << 16).expect("64 KiB can be mapped");
+        read(veloq::alloc(4096)).await;
+        read(hybrid.alloc(300)).await;
+        read(hybrid.alloc(1 << 20)).await;
+        read(FixedBuf::heap(6)).await;
+        read(veloq::alloc(100).split_off(7)).await;
+        read(Vec::with_capacity(100)).await;
+        read(vec![9; 8].into_boxed_slice()).await;
+        read(Box::new([9; 8])).await;
+        #[cfg(feature = "bytes")]
+        read(bytes::BytesMut::with_capacity(100)).await;
+    });
+}
+
+// A list that is walked in another order, or whose lengths are wrong after a short read, mixes its parts.
+#[test]
+fn lists_are_written_and_read_in_order() {
+    runtime().block_on(async {
+        let (here, there) = pair().await;
+        let (file, _dir) = file().await;
+        let pooled = || filled(veloq::alloc(4096));
+        let (wrote, _) = file.write_vectored_at(("ab", pooled(), vec![b'y'], b"z"), 0).await;
+        assert_eq!(wrote.expect("the disk has room"), 10);
+        let (wrote, _) = here.write_vectored([pooled(), pooled().split_off(3)]).await;
+        assert_eq!(wrote.expect("the peer is there"), 9);
+        let (wrote, _) = here.write_vectored(vec!["12", "", "3"]).await;
+        assert_eq!(wrote.expect("the peer is there"), 3);
+
+        let parts = (veloq::alloc(3), Vec::with_capacity(4), Box::new([0; 2]), veloq::alloc(10));
+        let (read, (first, second, third, rest)) = file.read_vectored_at(parts, 0).await;
+        assert_eq!(read.expect("it can be read"), 10);
+        assert_eq!([&first[..], &second, &third[..], &rest[..]], [&b"aba"[..], b"bcde", b"fy", b"z"]);
+
+        let (read, got) = there.read_exact(vec![0; 12]).await;
+        read.expect("twelve bytes were sent");
+        assert_eq!(got, b"abcdefdef123");
+        here.write_all(b"abcdef").await.0.expect("the peer is there");
+        let (read, [first, second, third]) = there.read_vectored([4, 4, 4].map(veloq::alloc)).await;
+        assert_eq!(read.expect("six bytes were sent"), 6);
+        assert_eq!([&first[..], &second[..], &third[..]], [&b"abcd"[..], b"ef", b""]);
+        let (read, list) = file.read_vectored_at(vec![Vec::with_capacity(8), vec![1; 8]], 4).await;
+        assert_eq!((read.expect("it can be read"), list), (6, vec![b"cdefyz".to_vec(), Vec::new()]));
+    });
+}
+
+// A connection that sees another's mark has seen another's bytes: a length that was not set back, a range that reaches into
+// the spare, a buffer that came home while the kernel still wrote.
+#[test]
+fn a_recycled_buffer_shows_nothing_of_its_former_lives() {
+    let recycles = std::env::var("VELOQ_RECYCLES").map_or(RECYCLES, |n| n.parse().expect("a number"));
+    for kind in [PoolKind::Buddy, PoolKind::Hybrid] {
+        // So little that every block is used by everyone.
+        let mut pool = PoolConfig::default();
+        (pool.kind, pool.bytes, pool.chunks_max) = (kind, 1 << 18, 1);
+        let mut driver = veloq::io::driver::DriverConfig::default();
+        (driver.receive_buffers, driver.receive_buffer_bytes) = (8, 4096);
+        let builder = Builder::new().workers(1).pin(false).driver(driver).pool(pool);
+        builder.build().expect("this kernel has io_uring").block_on(async {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let (elsewhere, drops) = mpsc::channel::<FixedBuf>();
+            let dropper = thread::spawn(move || drops.into_iter().for_each(drop));
+            let each = recycles / 2 / u64::from(CONNECTIONS);
+            let all: Vec<_> = (1..=CONNECTIONS)
+                .map(|mark| {
+                    let (path, elsewhere) = (dir.path().join(mark.to_string()), elsewhere.clone());
+                    spawn_local(async move { connection(mark, each, &path, elsewhere).await })
+                })
+                .collect();
+            let mut met = [0; KINDS];
+            for task in all {
+                let counts = task.await.expect("a connection sees its own bytes only");
+                met.iter_mut().zip(counts).for_each(|(met, count)| *met += count);
+            }
+            drop(elsewhere);
+            dropper.join().expect("dropping does not panic");
+            assert!(met.iter().all(|&count| count > recycles / 200), "a void run: {met:?}");
+        });
+    }
+}
+
+/// Connections, each with a task and a mark: the upper four bits of all its bytes.
+const CONNECTIONS: u8 = 12;
+
+/// Kinds of reads.
+const KINDS: usize = 6;
+
+/// What one connection does. Returns how many reads of each kind it made.
+async fn connection(mark: u8, rounds: u64, path: &Path, elsewhere: mpsc::Sender<FixedBuf>) -> [u64; KINDS] {
+    let (here, there) = pair().await;
+    let (ended, peer) = pair().await;
+    peer.shutdown(Shutdown::Write).await.expect("the connection is there");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true);
+    let write_only = options.open(path).await.expect("a file can be made");
+    let own = options.read(true).open(path).await.expect("the file is there");
+    own.write_all_at(vec![mark << 4 | 2; 100], 0).await.0.expect("the disk has room");
+    let mut met = [0; KINDS];
+    let mut state = u64::from(mark);
+    let mut chance = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % below
+    };
+    for _ in 0..rounds {
+        let kind = chance(KINDS);
+        met[kind] += 1;
+        let sent = chance(300) + 1;
+        // Its own last bytes all over the block, for whoever has it next.
+        let mut secret = veloq::alloc(4096);
+        check(&secret, mark);
+        secret.resize(4096, mark << 4 | 5);
+        if chance(4) == 0 {
+            elsewhere.send(secret).expect("the thread is there");
+        } else {
+            drop(secret);
+        }
+        let buf = veloq::alloc([256, 4096, 10_000][chance(3)]);
+        check(&buf, mark);
+        let buf = match kind {
+            // Short: less arrives than there is room for.
+            0 => {
+                there.write_all(vec![mark << 4 | 1; sent]).await.0.expect("the connection is there");
+                let (read, buf) = here.read(buf).await;
+                assert_eq!(read.expect("something was sent"), buf.len());
+                buf
+            }
+            // Empty: the peer has ended.
+            1 => {
+                let (read, buf) = ended.read(buf).await;
+                assert_eq!((read.expect("an end is no error"), buf.len()), (0, 0));
+                buf
+            }
+            // Failed: the file cannot be read.
+            2 => {
+                let (read, buf) = write_only.read_at(buf, 0).await;
+                assert!(read.is_err() && buf.is_empty());
+                buf
+            }
+            // Cancelled by its deadline, or answered just before: the buffer comes back either way.
+            3 => {
+                let (read, buf) = own.read_at(buf, 0).deadline(Duration::ZERO).await;
+                assert!(read.is_ok_and(|read| read == buf.len()) || buf.is_empty());
+                buf
+            }
+            // Dropped when it waits, or when its answer has come: the buffer goes home by itself.
+            4 => {
+                {
+                    let mut reading = pin!(here.read(buf));
+                    poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_ready())).await;
+                    if chance(2) == 0 {
+                        there.write_all(vec![mark << 4 | 3; sent]).await.0.expect("the connection is there");
+                    }
+                }
+                veloq::alloc(4096)
+            }
+            // A buffer that the kernel picked.
+            _ => {
+                drop(buf);
+                there.write_all(vec![mark << 4 | 4; sent]).await.0.expect("the connection is there");
+                here.recv().await.expect("something was sent")
+            }
+        };
+        check(&buf, mark);
+        consume(buf, mark, chance(6));
+    }
+    met
+}
+
+/// Whatever is shown bears the mark.
+fn check(bytes: &[u8], mark: u8) {
+    let foreign = bytes.iter().position(|byte| byte >> 4 != mark);
+    assert_eq!(foreign, None, "connection {mark} sees {:?}", foreign.map(|at| bytes[at]));
+}
+
+/// Looks at a buffer by every safe call.
+fn consume(mut buf: FixedBuf, mark: u8, how: usize) {
+    let shown = format!("{buf:?}");
+    let (len, capacity) = (buf.len(), buf.capacity());
+    let expected = format!("FixedBuf {{ len: {len}, capacity: {capacity}, registered: ");
+    assert!(shown.starts_with(&expected), "{shown}");
+    match how {
+        0 => {
+            let shared = buf.freeze();
+            let copy = shared.clone();
+            drop(shared);
+            check(&copy, mark);
+            check(&copy.part(len / 2..), mark);
+            assert!(!format!("{copy:?}").contains('['));
+            drop(copy.try_unfreeze().expect("the only one").split_off(len / 3));
+        }
+        1 => {
+            let slice = buf.slice(len / 2..);
+            check(&slice, mark);
+            assert!(!format!("{slice:?}").contains('['));
+            check(&slice.into_inner(), mark);
+        }
+        2 => {
+            let rest = buf.split_off(len / 2);
+            check(&rest, mark);
+            check(&buf, mark);
+            buf.clear();
+            check(&buf, mark);
+        }
+        3 => {
+            buf.advance(len / 2);
+            check(&buf, mark);
+            buf.clear();
+            buf.extend_from_slice(&vec![mark << 4; capacity / 2]);
+            buf.resize(capacity, mark << 4);
+            check(&buf, mark);
+        }
+        4 => {
+            let first = buf.split_to(len);
+            check(&first, mark);
+            check(&buf, mark);
+        }
+        _ => {
+            #[cfg(feature = "bytes")]
+            check(&bytes::Bytes::from(buf), mark);
+        }
+    }
+}
+
+// A pool of a worker that does not grow, or that cannot be waited for, would make programs bring their own.
+#[test]
+fn a_workers_pool_can_be_waited_for() {
+    let mut pool = PoolConfig::default();
+    (pool.bytes, pool.chunks_max) = (1 << 16, 1);
+    let mut driver = veloq::io::driver::DriverConfig::default();
+    driver.receive_buffers = 0;
+    let builder = Builder::new().workers(1).pin(false).driver(driver).pool(pool);
+    builder
+        .build()
+        .expect("this kernel has io_uring")
+        .block_on(async {
+            let all = veloq::alloc(1 << 16);
+            let waiters: Vec<_> =
+                (0..4).map(|_| spawn_local(async { veloq::alloc_async(1 << 15).await.capacity() })).collect();
+            // On a thread of its own, while the worker has nothing to do and sleeps.
+            thread::spawn(move || drop(all));
+            for waiter in waiters {
+                assert_eq!(waiter.await.expect("no panic"), 1 << 15);
+            }
+            Ok::<(), io::Error>(())
+        })
+        .expect("nothing failed");
+}
