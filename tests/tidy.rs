@@ -16,6 +16,7 @@ use std::path::Path;
 /// The files that may hold `unsafe`, each with what for. `unsafe` anywhere else does not compile (`unsafe_code = "deny"`), and
 /// the lint is re-opened nowhere but here.
 const UNSAFE: &[(&str, &str)] = &[
+    ("benches/buffers.rs", "an allocator is called by hand"),
     ("bench/src/measure.rs", "asks the kernel for processor time, and pins threads"),
     ("bench/src/peers/bare.rs", "wakers over an `Rc`, futexes, and buffers shown to a ring"),
     ("bench/src/peers/tokio.rs", "generic code cannot see that the futures of some rows are `Send`"),

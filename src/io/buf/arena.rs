@@ -341,19 +341,28 @@ impl ArenaRef {
         self.header().registered.store(u32::from(index), std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// A buffer of exactly `size` bytes, or nothing if no block is large enough or the pool is gone.
+    /// A block for a buffer of `size` bytes, or nothing if none is large enough or the pool is gone.
     #[inline]
-    pub(super) fn try_alloc(&self, size: usize) -> Option<FixedBuf> {
-        let header = self.header();
-        let block = header.lend(&mut self.books().borrow_mut(), |blocks| blocks.allocate(size))?;
+    pub(super) fn lend(&self, size: usize) -> Option<u32> {
+        self.header().lend(&mut self.books().borrow_mut(), |blocks| blocks.allocate(size))
+    }
+
+    /// The buffer of `size` bytes in a block that was lent for it. A step of its own, and inlined, so that the buffer is
+    /// written where it will stay and not moved through three callers.
+    ///
+    /// # Safety
+    ///
+    /// [`lend`](Self::lend) gave `block` for this `size`, and this is its only use.
+    #[inline]
+    pub(super) unsafe fn buffer(&self, block: u32, size: usize) -> FixedBuf {
         let home = Home::Block { arena: self.arena, block };
-        // SAFETY: the block was lent just now, to this buffer, which gives it back on drop; it is at least `size` bytes
-        // long, and its address derives from the mapping, which outlives what is lent.
-        Some(unsafe { FixedBuf::from_home(header.block(block), 0, size, home) })
+        // SAFETY: the block is lent to this buffer, which gives it back on drop; it is at least `size` bytes long, and its
+        // address derives from the mapping, which outlives what is lent.
+        unsafe { FixedBuf::from_home(self.header().block(block), 0, size, home) }
     }
 
     /// Lends a block that is no buffer: for the receive ring. With it goes the pointer to give it back to.
-    pub(super) fn lend(&self, bytes: usize) -> Option<(NonNull<Arena>, u32)> {
+    pub(super) fn lend_ring(&self, bytes: usize) -> Option<(NonNull<Arena>, u32)> {
         let books = &mut self.books().borrow_mut();
         let block = self.header().lend(books, |blocks| blocks.allocate_ring(bytes))?;
         Some((self.arena, block))

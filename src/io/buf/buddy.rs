@@ -6,7 +6,7 @@
 //! free. To free, join with the buddy as long as the buddy is free too. Both take at most one step per order.
 //!
 //! **Kept blocks.** A server lends and frees the same size over and over, and would split and join the same blocks each
-//! time. So a few small blocks that are freed are *kept* as they are, per order, and lent again in one step.
+//! time. So a few blocks that are freed are *kept* as they are, per order, and lent again in one step.
 //! They are joined as soon as that could matter to anyone:
 //! when no free block is large enough, or when somebody asks how large the largest is. So what can be lent is
 //! exactly what it would be without them, and after everything came back there is one block again.
@@ -28,13 +28,9 @@ pub(super) const ARENA_MAX: usize = PAGE << ORDER_MAX;
 /// The smallest arena, 64 KiB: sixteen pages. Less would not hold one receive ring of a useful size.
 pub(super) const ARENA_MIN: usize = 16 * PAGE;
 
-/// The largest order of which blocks are kept: 64 KiB, what stream reads and writes use. Of larger ones a pool has few,
-/// and their users spend far more than a split costs.
-const KEPT_ORDER_MAX: u8 = 4;
-
-/// Blocks kept of each order: what one turn's requests hold at once in passing. All orders together keep less than 1 MiB,
-/// and none of it when it is needed.
-const KEPT_MAX: u8 = 8;
+/// Blocks kept of each order: half of what one turn may hold at once in passing. They are joined when they are in the way,
+/// at most 608 of them, which takes some microseconds and was saved many times over before.
+const KEPT_MAX: u8 = 32;
 
 /// "No page", at the end of a free list.
 const NONE: u32 = u32::MAX;
@@ -61,7 +57,7 @@ pub(super) struct Buddy {
     /// Bit `k` is set when the free list of order `k` is not empty.
     available: u32,
     /// The blocks that are kept, by order: the one that was freed last, and how many.
-    kept: [(u32, u8); KEPT_ORDER_MAX as usize + 1],
+    kept: [(u32, u8); ORDER_MAX as usize + 1],
     /// The order of the whole arena.
     top: u8,
     free_pages: u32,
@@ -80,7 +76,7 @@ impl Buddy {
             pages: vec![Page::Inside; bytes / PAGE].into_boxed_slice(),
             heads: [NONE; ORDER_MAX as usize + 1],
             available: 0,
-            kept: [(NONE, 0); KEPT_ORDER_MAX as usize + 1],
+            kept: [(NONE, 0); ORDER_MAX as usize + 1],
             top,
             free_pages: 1 << top,
             lent_blocks: 0,
@@ -90,16 +86,11 @@ impl Buddy {
     }
 
     /// Lends a block of order `order` and returns its first page, or nothing if no free block is large enough.
+    #[inline]
     pub(super) fn allocate(&mut self, order: u8) -> Option<u32> {
-        if order > self.top {
-            return None;
-        }
-        let page = match self.take_kept(order).or_else(|| self.split(order)) {
+        let page = match self.take_kept(order) {
             Some(page) => page,
-            None => {
-                self.join_kept();
-                self.split(order)?
-            }
+            None => self.split_or_join(order)?,
         };
         self.pages[page as usize] = Page::Lent { order };
         self.free_pages -= 1 << order;
@@ -107,7 +98,21 @@ impl Buddy {
         Some(page)
     }
 
+    /// Takes a block that is not kept.
+    #[cold]
+    fn split_or_join(&mut self, order: u8) -> Option<u32> {
+        if order > self.top {
+            return None;
+        }
+        if let Some(page) = self.split(order) {
+            return Some(page);
+        }
+        self.join_kept();
+        self.split(order)
+    }
+
     /// Takes back the block that begins at `page`.
+    #[inline]
     pub(super) fn free(&mut self, page: u32) {
         let Page::Lent { order } = self.pages[page as usize] else {
             panic!(
@@ -117,19 +122,19 @@ impl Buddy {
         };
         self.free_pages += 1 << order;
         self.lent_blocks -= 1;
-        match self.kept.get_mut(usize::from(order)) {
-            Some((head, count)) if *count < KEPT_MAX => {
-                *count += 1;
-                let next = std::mem::replace(head, page);
-                self.pages[page as usize] = Page::Kept { order, next };
-            }
-            _ => self.join(page, order),
+        let (head, count) = &mut self.kept[usize::from(order)];
+        if *count < KEPT_MAX {
+            *count += 1;
+            let next = std::mem::replace(head, page);
+            self.pages[page as usize] = Page::Kept { order, next };
+        } else {
+            self.join(page, order);
         }
     }
 
     /// Joins the blocks that were kept with their buddies.
     pub(super) fn join_kept(&mut self) {
-        for order in 0..=KEPT_ORDER_MAX {
+        for order in 0..=self.top {
             while let Some(page) = self.take_kept(order) {
                 self.join(page, order);
             }
@@ -153,11 +158,12 @@ impl Buddy {
     }
 
     /// Takes the block of this order that was kept last. The caller says what it is now.
+    #[inline]
     fn take_kept(&mut self, order: u8) -> Option<u32> {
-        let (head, count) = self.kept.get_mut(usize::from(order))?;
+        let (head, count) = &mut self.kept[usize::from(order)];
         let page = *head;
         // With none kept, the head is NONE, which is no page.
-        let Page::Kept { next, .. } = *self.pages.get(page as usize)? else {
+        let &Page::Kept { next, .. } = self.pages.get(page as usize)? else {
             panic!("page {page} is on a list of kept blocks, but not kept");
         };
         *head = next;
@@ -184,6 +190,7 @@ impl Buddy {
     }
 
     /// Makes a block free, as one with all the buddies that are.
+    #[cold]
     fn join(&mut self, mut page: u32, mut order: u8) {
         self.pages[page as usize] = Page::Inside;
         while order < self.top {
@@ -237,12 +244,14 @@ impl Buddy {
 }
 
 /// The order of the smallest block that holds `bytes` (at least one page), or nothing if no arena has one.
+#[inline]
 pub(super) fn order_of(bytes: usize) -> Option<u8> {
     if bytes > ARENA_MAX {
         return None;
     }
-    let pages = bytes.div_ceil(PAGE).max(1).next_power_of_two();
-    Some(u8::try_from(pages.trailing_zeros()).expect("ORDER_MAX is less"))
+    // How many bits the number of the last page has.
+    let last = bytes.saturating_sub(1) / PAGE;
+    u8::try_from(usize::BITS - last.leading_zeros()).ok()
 }
 
 #[cfg(test)]

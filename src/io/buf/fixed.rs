@@ -69,7 +69,8 @@ pub(super) enum Home {
     /// To an arena, as this block.
     Block { arena: NonNull<Arena>, block: u32 },
     /// To a receive ring, as the buffer that the kernel calls `bid`.
-    Ring { ring: NonNull<Ring>, bid: u16 },
+    /// (As a `u32`, so that every home is two words that move as such.)
+    Ring { ring: NonNull<Ring>, bid: u32 },
     /// Nowhere: it is part of the bytes of another buffer, which shows them to nobody any more and takes them home when
     /// the last part is gone.
     Part(Arc<FixedBuf>),
@@ -123,6 +124,7 @@ impl FixedBuf {
     ///
     /// The bytes are good for reading and writing, and nobody else's, until the buffer gives them back to `home`, which
     /// lent them and stays alive until then. The first `len <= capacity` are initialised.
+    #[inline]
     pub(super) unsafe fn from_home(base: NonNull<u8>, len: usize, capacity: usize, home: Home) -> FixedBuf {
         debug_assert!(len <= capacity, "a buffer's content is within it");
         debug_assert!(
@@ -339,34 +341,42 @@ fn heap_layout(capacity: usize) -> Layout {
 impl Drop for FixedBuf {
     #[inline]
     fn drop(&mut self) {
-        match &self.home {
-            &Home::Block { arena, block } => {
-                // SAFETY: the block that was lent keeps the header alive.
-                if unsafe { arena.as_ref() }.zeroes() {
-                    self.zero();
-                }
-                // SAFETY: the block was lent to this buffer, which is at its end, and nobody else has the bytes.
-                unsafe { Arena::give_back(arena, block) }
+        // The way of almost every buffer, apart from the others so that it is short.
+        if let Home::Block { arena, block } = self.home {
+            // SAFETY: the block that was lent keeps the header alive.
+            if unsafe { arena.as_ref() }.zeroes() {
+                self.zero();
             }
-            &Home::Ring { ring, bid } => {
-                // SAFETY: the buffer that was taken keeps the header alive.
-                if unsafe { ring.as_ref() }.zeroes() {
-                    self.zero();
-                }
-                // SAFETY: as for a block.
-                unsafe { Ring::give_back(ring, bid) }
-            }
-            Home::Part(_) => {}
-            Home::Heap => self.deallocate(),
-            Home::Metered(meter) => {
-                self.deallocate();
-                meter.subtract(self.capacity);
-            }
+            // SAFETY: the block was lent to this buffer, which is at its end, and nobody else has the bytes.
+            unsafe { Arena::give_back(arena, block) }
+        } else {
+            self.drop_elsewhere();
         }
     }
 }
 
 impl FixedBuf {
+    fn drop_elsewhere(&mut self) {
+        match &self.home {
+            &Home::Ring { ring, bid } => {
+                // SAFETY: the buffer that was taken keeps the header alive.
+                if unsafe { ring.as_ref() }.zeroes() {
+                    self.zero();
+                }
+                let bid = u16::try_from(bid).expect("ids of a receive ring have 16 bits");
+                // SAFETY: the buffer was taken for this value, which is at its end, and nobody else has the bytes.
+                unsafe { Ring::give_back(ring, bid) }
+            }
+            Home::Heap => self.deallocate(),
+            Home::Metered(meter) => {
+                self.deallocate();
+                meter.subtract(self.capacity);
+            }
+            // The whole goes home when the count does.
+            Home::Part(_) | Home::Block { .. } => {}
+        }
+    }
+
     /// Overwrites all its bytes, whoever wrote them.
     #[cold]
     fn zero(&mut self) {

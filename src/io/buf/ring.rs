@@ -137,7 +137,7 @@ impl ArenaRef {
         assert!(count > 0 && size > 0, "a receive ring has buffers, and they hold something");
         let stride =
             if size as usize >= PAGE { (size as usize).next_multiple_of(PAGE) } else { size as usize };
-        let (arena, page) = self.lend(stride.checked_mul(usize::from(count))?)?;
+        let (arena, page) = self.lend_ring(stride.checked_mul(usize::from(count))?)?;
         // SAFETY: the block that was just lent keeps the header alive.
         let base = unsafe { arena.as_ref() }.block(page);
         let ring = Ring {
@@ -211,7 +211,7 @@ impl RingBlocks {
             assert!(!taken, "buffer {bid} of a receive ring was taken twice");
             books.taken_count += 1;
         }
-        let home = Home::Ring { ring: self.ring, bid };
+        let home = Home::Ring { ring: self.ring, bid: u32::from(bid) };
         // SAFETY: `size` bytes from `base` are the buffer's, which nobody else has: not another `FixedBuf` (checked
         // above), not the kernel (the caller says so). It is counted, so the header and the block stay until it is back.
         unsafe { FixedBuf::from_home(base, len, ring.size as usize, home) }

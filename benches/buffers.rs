@@ -1,0 +1,181 @@
+//! What a buffer costs, beside what else there is: `cargo bench --bench buffers`.
+//!
+//! `alloc_and_free` takes a buffer of a size and drops it, over and over, on one thread: from both pools, from the heap as a
+//! `FixedBuf`, as a `Vec` from the system's allocator, from mimalloc, and from a plain list of boxes that were dropped.
+//! `turn` takes 32 and drops all, as a turn of a worker does. `free_elsewhere` drops them on another thread, 1,024 at a time.
+//!
+//! Look at the items per second, and at those of one run beside each other: they belong to the machine. A buffer of a pool is
+//! page-aligned from 4 KiB up and known to the kernel; a `Vec` is neither.
+#![expect(unsafe_code, reason = "an allocator is called by hand")]
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::sync::mpsc;
+use std::thread;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use mimalloc::MiMalloc;
+use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, HybridPool};
+
+/// Buffers of one sample: so many that the sample's own cost does not count.
+const BUFFERS: u64 = 100_000;
+
+/// Buffers that a turn holds at once.
+const TURN: usize = 32;
+
+/// Buffers that go to another thread at once.
+const BATCH: usize = 1024;
+
+const SIZES: [usize; 5] = [256, 2048, 4096, 65_536, 1 << 20];
+
+fn main() {
+    divan::main();
+}
+
+/// Where buffers come from.
+trait Source {
+    type Buf: Send + 'static;
+    fn new() -> Self;
+    fn alloc(&self, size: usize) -> Self::Buf;
+    fn free(&self, buf: Self::Buf) {
+        drop(buf);
+    }
+}
+
+impl Source for BuddyPool {
+    type Buf = FixedBuf;
+    fn new() -> BuddyPool {
+        BuddyPool::new(64 << 20).expect("64 MiB can be mapped")
+    }
+    fn alloc(&self, size: usize) -> FixedBuf {
+        BufPool::alloc(self, size)
+    }
+}
+
+impl Source for HybridPool {
+    type Buf = FixedBuf;
+    fn new() -> HybridPool {
+        HybridPool::new(64 << 20).expect("64 MiB can be mapped")
+    }
+    fn alloc(&self, size: usize) -> FixedBuf {
+        BufPool::alloc(self, size)
+    }
+}
+
+/// A `FixedBuf` without a pool.
+struct Heap;
+
+impl Source for Heap {
+    type Buf = FixedBuf;
+    fn new() -> Heap {
+        Heap
+    }
+    fn alloc(&self, size: usize) -> FixedBuf {
+        FixedBuf::heap(size)
+    }
+}
+
+/// What a program without a pool does.
+struct Vector;
+
+impl Source for Vector {
+    type Buf = Vec<u8>;
+    fn new() -> Vector {
+        Vector
+    }
+    fn alloc(&self, size: usize) -> Vec<u8> {
+        Vec::with_capacity(size)
+    }
+}
+
+/// The same, from mimalloc, without being the program's allocator.
+struct Mi;
+
+struct MiBuf(*mut u8, Layout);
+
+// SAFETY: the memory is this value's alone, and mimalloc takes it back on any thread.
+unsafe impl Send for MiBuf {}
+
+impl Drop for MiBuf {
+    fn drop(&mut self) {
+        // SAFETY: this is what `alloc` returned for the layout.
+        unsafe { MiMalloc.dealloc(self.0, self.1) };
+    }
+}
+
+impl Source for Mi {
+    type Buf = MiBuf;
+    fn new() -> Mi {
+        Mi
+    }
+    fn alloc(&self, size: usize) -> MiBuf {
+        let layout = Layout::from_size_align(size, 1).expect("a size of a buffer");
+        // SAFETY: the layout is not of size zero.
+        MiBuf(unsafe { MiMalloc.alloc(layout) }, layout)
+    }
+}
+
+/// The simplest pool: a list of boxes of one size. It knows no other threads, so it is left out where they are.
+struct List(RefCell<Vec<Box<[u8]>>>);
+
+impl Source for List {
+    type Buf = Box<[u8]>;
+    fn new() -> List {
+        List(RefCell::default())
+    }
+    fn alloc(&self, size: usize) -> Box<[u8]> {
+        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; size].into_boxed_slice())
+    }
+    fn free(&self, buf: Box<[u8]>) {
+        self.0.borrow_mut().push(buf);
+    }
+}
+
+#[divan::bench(types = [BuddyPool, HybridPool, Heap, Vector, Mi, List], args = SIZES)]
+fn alloc_and_free<S: Source>(bencher: Bencher<'_, '_>, size: usize) {
+    let source = S::new();
+    bencher.counter(ItemsCount::new(BUFFERS)).bench_local(|| {
+        for _ in 0..BUFFERS {
+            source.free(black_box(source.alloc(black_box(size))));
+        }
+    });
+}
+
+#[divan::bench(types = [BuddyPool, HybridPool, Heap, Vector, Mi, List], args = SIZES)]
+fn turn<S: Source>(bencher: Bencher<'_, '_>, size: usize) {
+    let source = S::new();
+    let mut held = Vec::with_capacity(TURN);
+    bencher.counter(ItemsCount::new(BUFFERS)).bench_local(|| {
+        for _ in 0..BUFFERS / TURN as u64 {
+            held.extend((0..TURN).map(|_| source.alloc(black_box(size))));
+            black_box(&mut held).drain(..).for_each(|buf| source.free(buf));
+        }
+    });
+}
+
+#[divan::bench(types = [BuddyPool, HybridPool, Heap, Vector, Mi], args = [256, 4096])]
+fn free_elsewhere<S: Source>(bencher: Bencher<'_, '_>, size: usize) {
+    let source = S::new();
+    // The vector goes back and forth, so that no batch allocates one.
+    let (lend, lent) = mpsc::sync_channel::<Vec<S::Buf>>(1);
+    let (give_back, back) = mpsc::sync_channel(1);
+    let other = thread::spawn(move || {
+        for mut bufs in lent {
+            bufs.clear();
+            if give_back.send(bufs).is_err() {
+                break;
+            }
+        }
+    });
+    let mut empty = Vec::with_capacity(BATCH);
+    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
+        let mut bufs = std::mem::take(&mut empty);
+        bufs.extend((0..BATCH).map(|_| source.alloc(black_box(size))));
+        lend.send(bufs).expect("the thread is there");
+        empty = back.recv().expect("the thread is there");
+    });
+    drop(lend);
+    other.join().expect("dropping does not panic");
+}
