@@ -173,7 +173,7 @@ impl Arena {
 
     /// Lends what `allocate` finds in the books, after looking at what other threads gave back if need be. When the pool
     /// is gone, there is none.
-    #[inline]
+    #[inline(always)]
     fn lend(&self, books: &mut Books, allocate: impl Fn(&mut Blocks) -> Option<u32>) -> Option<u32> {
         if !books.open {
             return None;
@@ -181,6 +181,11 @@ impl Arena {
         if let Some(block) = allocate(&mut books.blocks) {
             return Some(block);
         }
+        self.lend_returned(books, allocate)
+    }
+
+    #[cold]
+    fn lend_returned(&self, books: &mut Books, allocate: impl Fn(&mut Blocks) -> Option<u32>) -> Option<u32> {
         if self.take_returns(books) == 0 { None } else { allocate(&mut books.blocks) }
     }
 
@@ -341,24 +346,18 @@ impl ArenaRef {
         self.header().registered.store(u32::from(index), std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// A block for a buffer of `size` bytes, or nothing if none is large enough or the pool is gone.
-    #[inline]
-    pub(super) fn lend(&self, size: usize) -> Option<u32> {
-        self.header().lend(&mut self.books().borrow_mut(), |blocks| blocks.allocate(size))
-    }
-
-    /// The buffer of `size` bytes in a block that was lent for it. A step of its own, and inlined, so that the buffer is
-    /// written where it will stay and not moved through three callers.
+    /// A buffer of exactly `size` bytes, or nothing if no block is large enough or the pool is gone.
     ///
-    /// # Safety
-    ///
-    /// [`lend`](Self::lend) gave `block` for this `size`, and this is its only use.
-    #[inline]
-    pub(super) unsafe fn buffer(&self, block: u32, size: usize) -> FixedBuf {
+    /// Inlined with its callers, so that the buffer is written where it will stay: reading six words right after they were
+    /// written costs more than all the rest.
+    #[inline(always)]
+    pub(super) fn try_alloc(&self, size: usize) -> Option<FixedBuf> {
+        let header = self.header();
+        let block = header.lend(&mut self.books().borrow_mut(), |blocks| blocks.allocate(size))?;
         let home = Home::Block { arena: self.arena, block };
-        // SAFETY: the block is lent to this buffer, which gives it back on drop; it is at least `size` bytes long, and its
-        // address derives from the mapping, which outlives what is lent.
-        unsafe { FixedBuf::from_home(self.header().block(block), 0, size, home) }
+        // SAFETY: the block was lent just now, to this buffer, which gives it back on drop; it is at least `size` bytes
+        // long, and its address derives from the mapping, which outlives what is lent.
+        Some(unsafe { FixedBuf::from_home(header.block(block), 0, size, home) })
     }
 
     /// Lends a block that is no buffer: for the receive ring. With it goes the pointer to give it back to.

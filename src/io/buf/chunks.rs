@@ -148,12 +148,18 @@ impl Pool {
 impl BufPool for Pool {
     #[inline]
     fn alloc(&self, size: usize) -> FixedBuf {
-        self.try_alloc(size).unwrap_or_else(|| self.core.heap(size))
+        match self.core.take_hot(size) {
+            Some(buf) => buf,
+            None => self.core.take_or_heap(size),
+        }
     }
 
     #[inline]
     fn try_alloc(&self, size: usize) -> Option<FixedBuf> {
-        if self.core.queue.is_empty() { self.core.take(size) } else { None }
+        match self.core.take_hot(size) {
+            Some(buf) => Some(buf),
+            None => self.core.take_in_turn(size),
+        }
     }
 
     fn alloc_async(&self, size: usize) -> AllocAsync {
@@ -178,23 +184,39 @@ impl BufPool for Pool {
 }
 
 impl Core {
-    /// A buffer from the chunk that served last, or from wherever [`take_elsewhere`](Self::take_elsewhere) finds one.
-    #[inline]
+    /// A buffer from the chunk that served last, if that has one and nobody waits: what nearly every call comes to.
+    #[inline(always)]
+    fn take_hot(&self, size: usize) -> Option<FixedBuf> {
+        // Nothing needs no block.
+        if size == 0 || !self.queue.is_empty() {
+            return None;
+        }
+        let buf = self.chunks.borrow()[self.hot.get()].try_alloc(size)?;
+        self.hits.set(self.hits.get() + 1);
+        Some(buf)
+    }
+
+    /// A buffer from the pool, unless somebody waits.
+    #[cold]
+    fn take_in_turn(&self, size: usize) -> Option<FixedBuf> {
+        if self.queue.is_empty() { self.take(size) } else { None }
+    }
+
+    #[cold]
+    fn take_or_heap(&self, size: usize) -> FixedBuf {
+        self.take_in_turn(size).unwrap_or_else(|| self.heap(size))
+    }
+
+    /// A buffer from the pool, whoever waits: for the first who does.
     pub(super) fn take(&self, size: usize) -> Option<FixedBuf> {
-        // Nothing needs no memory, and no block.
+        // Nothing needs no memory.
         if size == 0 {
             return Some(FixedBuf::heap(0));
-        }
-        let found = self.chunks.borrow()[self.hot.get()].try_alloc(size);
-        if found.is_some() {
-            self.hits.set(self.hits.get() + 1);
-            return found;
         }
         self.take_elsewhere(size)
     }
 
-    /// A buffer from another chunk, from a new one, or, if this is a hybrid pool's business, from the heap.
-    #[cold]
+    /// A buffer from any chunk, from a new one, or, if this is a hybrid pool's business, from the heap.
     fn take_elsewhere(&self, size: usize) -> Option<FixedBuf> {
         if size > self.block_max() {
             let within = self.could_give(size) && self.meter.has_room(size, self.config.heap_bytes_max);

@@ -124,7 +124,7 @@ impl FixedBuf {
     ///
     /// The bytes are good for reading and writing, and nobody else's, until the buffer gives them back to `home`, which
     /// lent them and stays alive until then. The first `len <= capacity` are initialised.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn from_home(base: NonNull<u8>, len: usize, capacity: usize, home: Home) -> FixedBuf {
         debug_assert!(len <= capacity, "a buffer's content is within it");
         debug_assert!(
