@@ -39,6 +39,8 @@ fn a_setting_out_of_its_bounds_is_an_error_that_names_it() {
         ("workers", 0, builder().workers(0)),
         ("workers", WORKERS_MAX + 1, builder().workers(WORKERS_MAX + 1)),
         ("budget", 0, builder().budget(0)),
+        ("background_percent", 0, builder().background_percent(0)),
+        ("background_percent", 101, builder().background_percent(101)),
         ("ring_entries", 0, builder().ring_entries(0)),
         ("ring_entries", 1 << 16, builder().ring_entries(1 << 16)),
         ("operations_max", 1, builder().driver(driver(|config| config.operations_max = 1))),

@@ -17,8 +17,7 @@ use std::time::Duration;
 use veloq::fs::File;
 use veloq::net::{TcpListener, TcpStream, UdpSocket};
 use veloq::runtime::{Builder, Handle};
-use veloq::task::CancelToken;
-use veloq::task::yield_now;
+use veloq::task::{self, CancelToken, Class, yield_now};
 use veloq::time::{Instant, interval, sleep, timeout};
 use veloq::{WorkerId, spawn_local, spawn_to};
 
@@ -282,6 +281,22 @@ struct Figures {
     slots: u64,
     buffers_out: u64,
     tasks: u64,
+}
+
+/// A worker that sleeps because no foreground task is ready would leave the background where it is, for ever.
+#[test]
+fn a_worker_does_not_sleep_while_background_work_is_ready() {
+    let _others = among_others();
+    let polls = runtime(1).block_on(async {
+        let background = task::Builder::new().class(Class::Background).spawn_local(async {
+            for _ in 0..1_000 {
+                yield_now().await;
+            }
+            1_000
+        });
+        background.await.expect("no panic")
+    });
+    assert_eq!(polls, 1_000);
 }
 
 /// Sleeping makes the worker publish. The bound is on how often is looked, not on time.

@@ -92,8 +92,10 @@ const NAMES_BACKENDS: &[(&str, &str)] = &[
 ];
 
 /// Tests of a layer that are written as its users write: with the names of the layers above.
-const TESTS_FROM_ABOVE: &[(&str, &str)] =
-    &[("src/runtime/tests.rs", "simulated workers run tasks that sleep and spawn as a program's do")];
+const TESTS_FROM_ABOVE: &[(&str, &str)] = &[
+    ("src/runtime/tests.rs", "simulated workers run tasks that sleep and spawn as a program's do"),
+    ("src/runtime/tests/background.rs", "the same, of two classes"),
+];
 
 /// Where the platforms may differ: a folder (with `/` at its end) or a file.
 const PLATFORMS: &[(&str, &str)] = &[

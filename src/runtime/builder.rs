@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::placement::{Machine, Placement, seats};
 use super::runtime::Runtime;
 use super::stall::{Hook, StallConfig, StallReport};
+use super::worker::BACKGROUND_PERCENT;
 use super::worker_id::WORKERS_MAX;
 use crate::io::buf::{Pool, PoolConfig};
 use crate::io::driver::thread_pool::ThreadPoolConfig;
@@ -37,6 +38,7 @@ pub struct Builder {
     pub(super) placement: Placement,
     pub(super) budget: usize,
     pub(super) steal: bool,
+    pub(super) background_percent: u32,
     pub(super) pool: PoolConfig,
     pub(super) driver: DriverConfig,
     pub(super) drain_patience: Duration,
@@ -61,6 +63,7 @@ impl Builder {
             placement: Placement::Spread,
             budget: 64,
             steal: true,
+            background_percent: BACKGROUND_PERCENT,
             pool: PoolConfig::default(),
             driver: DriverConfig::default(),
             drain_patience: Duration::from_secs(5),
@@ -109,6 +112,14 @@ impl Builder {
     #[must_use]
     pub fn steal(mut self, steal: bool) -> Builder {
         self.steal = steal;
+        self
+    }
+
+    /// What [background](crate::task::Class) tasks may have of a worker's time while foreground tasks want it, in percent: 1 to
+    /// 100, and 10 by default. Whatever nobody else wants is theirs as well.
+    #[must_use]
+    pub fn background_percent(mut self, percent: u32) -> Builder {
+        self.background_percent = percent;
         self
     }
 
@@ -347,6 +358,7 @@ impl Builder {
         let checks = [
             ("workers", self.workers.unwrap_or(1), 1, WORKERS_MAX),
             ("budget", self.budget, 1, 1 << 20),
+            ("background_percent", self.background_percent as usize, 1, 100),
             ("ring_entries", self.driver.ring_entries as usize, 1, 1 << 15),
             ("blocking_threads", self.blocking.threads_max, 1, BLOCKING_THREADS_MAX),
             ("receive_buffers", usize::from(self.driver.receive_buffers), 0, 1 << 15),

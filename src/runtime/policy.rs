@@ -36,6 +36,8 @@
 //! - **One searcher** (see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is searching: who searches will find it, and
 //!   wakes the next when it has found something. So a burst wakes workers one after another, as many as there is work for, and
 //!   not all for the first task.
+//! - **Background work keeps its distance** ([`background_due`]). After a poll that took so long it is due again when the share
+//!   says, however long or short its polls are.
 //! - **Patience wears out** ([`passes`]). A worker whose searches came to nothing looks around fewer times before it parks; once
 //!   it always does. That last look is part of parking: it comes after the sleep is announced.
 
@@ -53,6 +55,10 @@ pub(crate) struct Load {
 /// Longer than this no healthy turn polls: a turn ends its polls after half a millisecond, and two looks at a clock of 10 ms per tick
 /// (the slowest there is) can see one tick more than has passed. Below it, placement goes by the queues alone.
 pub(crate) const STUCK_NS: u64 = 20_000_000;
+
+/// How late background work may be and still be due the earlier for it: some turns' time. More would let it run at each look for as
+/// long, after a foreground task that did not yield.
+const CATCH_UP_NS: u64 = 2_000_000;
 
 /// Times that a worker looks around for work before it gives up, if its last search found some.
 const PASSES_MAX: u32 = 4;
@@ -132,6 +138,17 @@ pub(crate) fn victim(
 /// every push that was not told of a sleeper.
 pub(crate) fn passes(failures: u32) -> u32 {
     PASSES_MAX.checked_shr(failures).unwrap_or(0).max(1)
+}
+
+/// When a background task is due next, though foreground tasks are ready: it was due at `due_ns`, began at `began_ns`, ended at
+/// `ended_ns`, and may have `percent` of the time.
+///
+/// What it was kept waiting is caught up with, up to a limit, and what it had while nobody else wanted it is not held against it:
+/// it is never due later than if this had been its first poll.
+pub(crate) fn background_due(due_ns: u64, began_ns: u64, ended_ns: u64, percent: u32) -> u64 {
+    let cost_ns = ended_ns.saturating_sub(began_ns).saturating_mul(100) / u64::from(percent.max(1));
+    let due_ns = due_ns.max(began_ns.saturating_sub(CATCH_UP_NS));
+    due_ns.min(began_ns).saturating_add(cost_ns)
 }
 
 /// Two different workers, each pair as likely as any other. There are at least two.
@@ -337,6 +354,64 @@ mod tests {
         assert_eq!(passes(u32::MAX), 1);
     }
 
+    /// What background polls of so many nanoseconds get of the time, if there is an opportunity after each `look_ns` of foreground work.
+    fn background_share(poll_ns: u64, look_ns: u64, percent: u32) -> f64 {
+        let (mut now_ns, mut due_ns, mut had_ns) = (1_000_000_000, 0, 0u32);
+        let end_ns = now_ns + 10_000_000_000;
+        while now_ns < end_ns {
+            now_ns += look_ns;
+            if due_ns <= now_ns {
+                due_ns = background_due(due_ns, now_ns, now_ns + poll_ns, percent);
+                now_ns += poll_ns;
+                had_ns += u32::try_from(poll_ns / 100).expect("it is short");
+            }
+        }
+        f64::from(had_ns) / 1e8
+    }
+
+    // A share that is counted in polls, or that starts anew after each poll however late it came, gives long polls too much and short ones
+    // too little.
+    #[test]
+    fn background_work_gets_its_share_whatever_the_length_of_its_polls() {
+        for percent in [1, 10, 50] {
+            let due = f64::from(percent) / 100.0;
+            for poll_ns in [100_000u32, 1_000_000, 20_000_000] {
+                let share = background_share(u64::from(poll_ns), 50_000, percent);
+                // The last poll may be over the edge: ten seconds hold few long ones.
+                let one_poll = f64::from(poll_ns) / 1e10;
+                assert!(
+                    share <= due * 1.01 + one_poll && share > due * 0.9,
+                    "{percent} %, {poll_ns} ns: {share}"
+                );
+            }
+        }
+        // There are fewer opportunities than it would need.
+        let share = background_share(1_000, 50_000, 10);
+        assert!(share > 0.019 && share < 0.02, "{share}");
+    }
+
+    // Ten seconds of idleness, all of it spent in the background, must not be held against it in the eleventh; nor must ten seconds
+    // without any give it all of the eleventh.
+    #[test]
+    fn the_past_neither_starves_background_work_nor_lets_it_flood() {
+        let (mut now_ns, mut due_ns) = (0, 0);
+        for _ in 0..10_000 {
+            due_ns = background_due(due_ns, now_ns, now_ns + 1_000_000, 10);
+            now_ns += 1_000_000;
+        }
+        assert!(due_ns <= now_ns + 9_000_000);
+        now_ns += 10_000_000_000;
+        let at_once = (0..1_000)
+            .take_while(|_| {
+                let is_due = due_ns <= now_ns;
+                due_ns = background_due(due_ns, now_ns, now_ns + 100_000, 10);
+                now_ns += 100_000;
+                is_due
+            })
+            .count();
+        assert!(at_once <= 3, "{at_once} polls in a row");
+    }
+
     /// A simulated house. In a step, tasks arrive, every worker runs one, and those without one search and park.
     struct House {
         /// For each queued task the steps that it takes.
@@ -468,7 +543,7 @@ mod tests {
     fn under_load(workers: usize, percent: usize, robs: bool) -> (usize, usize, usize) {
         let mut house = House::new(workers, 11);
         let (mut arrivals, mut placed, mut waited) = (Rng::with_seed(13), 0, 0);
-        for step in 0..5_000 {
+        for step in 0..2_000 {
             // One task in ten takes thirty steps, the others one: 3.9 on average.
             let due = |step: usize| step * workers * percent / 390;
             for _ in due(step)..due(step + 1) {

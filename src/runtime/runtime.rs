@@ -301,6 +301,7 @@ impl WorkerParts {
         let limit_ns = u64::try_from(builder.spin.as_nanos()).unwrap_or(u64::MAX);
         let spinner = Spinner::new(limit_ns, self.unparked_at);
         Worker::new(id, shared, self.driver, self.pool, Clock::System, builder.budget, spinner)
+            .with_background_percent(builder.background_percent)
     }
 }
 

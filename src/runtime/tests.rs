@@ -3,6 +3,8 @@
 //!
 //! Each test runs under many seeds. One that fails prints its seed, and fails under it every time.
 
+mod background;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -69,6 +71,8 @@ impl Crew {
                 worker.work();
                 busy |= worker.has_work();
             }
+            // Its last poll may have left nothing to wait for.
+            busy |= main.is_finished();
             for worker in &mut self.workers {
                 let _entered = worker.context().clone().enter();
                 worker.wait(!busy);

@@ -19,6 +19,10 @@
 //! **Fairness.** The budget bounds how many polls come between two looks at the driver, and [`SLICE_NS`] how long: a task
 //! that always yields delays arriving data and due timers by one budget, a few long polls by one slice.
 //!
+//! **Background.** A background task runs when no foreground task is ready, or when the background has had less than its share.
+//! Each poll of one is followed by a look at everything else, so that a flood of them delays a foreground wake by one poll and no
+//! more. The clock is read for it only while a background task is ready.
+//!
 //! **Stealing.** Only a worker without anything ready looks at other workers' queues; when, and why no task is slept through,
 //! is told in [`spawner`](super::spawner). A search that is lost to others, or meets a queue that is just being emptied, is
 //! repeated a few times; if there is still something to be seen, the worker sleeps for [`BACK_OFF_NS`], longer each time,
@@ -27,6 +31,7 @@
 //! **Tear-down** ([`Worker::end`]): refuse new work, drop futures here, drop what the mesh still holds, cancel every
 //! operation and reap until the kernel holds nothing of ours; what it will not give back is leaked, counted and reported.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::context::{Context, Parts};
@@ -56,6 +61,9 @@ const BACK_OFF_NS: u64 = 50_000;
 
 /// How often that time is doubled: up to 1.6 ms, the time slice of a thread that was interrupted in the middle of sending a task.
 const BACK_OFF_DOUBLINGS: u32 = 5;
+/// What background tasks may have of a busy worker's time, by default: enough for a compaction to keep up with the writes that make it
+/// necessary, little enough for nobody else to notice.
+pub(crate) const BACKGROUND_PERCENT: u32 = 10;
 
 /// Ready tasks from which on a turn takes in fewer than it runs: half a budget. So a worker that is flooded from elsewhere leaves the
 /// messages in their rings, where their senders feel it, and its queue stays short; and one that has many tasks of its own
@@ -72,6 +80,10 @@ pub(crate) struct Worker {
     budget: usize,
     /// Searches in a row that found nothing.
     failures: u32,
+    /// What background tasks may have of a busy worker's time.
+    background_percent: u32,
+    /// When one of them runs though foreground tasks are ready.
+    background_due_ns: Cell<u64>,
 }
 
 impl Worker {
@@ -113,7 +125,19 @@ impl Worker {
             steals_failed: Default::default(),
             stolen: Default::default(),
         };
-        Worker { context: Context::new(parts), budget, failures: 0 }
+        let background_percent = BACKGROUND_PERCENT;
+        Worker {
+            context: Context::new(parts),
+            budget,
+            background_percent,
+            background_due_ns: Cell::new(0),
+            failures: 0,
+        }
+    }
+
+    /// The same with another share for background tasks.
+    pub(crate) fn with_background_percent(self, background_percent: u32) -> Worker {
+        Worker { background_percent, ..self }
     }
 
     /// What code on this worker sees of it.
@@ -151,14 +175,46 @@ impl Worker {
         let parts = &*self.context;
         let ready = executor.pinned_ready();
         parts.shared.spawner.note_polling(parts.id.index(), ready, parts.clock.coarse_ns());
+        if executor.has_background() {
+            return self.run_both();
+        }
         let mut left = self.budget;
         left -= executor.run(left.min(POLLS_PER_LOOK));
-        if left == 0 || !executor.has_ready() {
+        if left == 0 || !executor.has_foreground() {
             return;
         }
         let start_ns = self.context.driver.now_ns();
-        while left > 0 && executor.has_ready() && self.context.driver.now_ns() - start_ns < SLICE_NS {
-            left -= executor.run(left.min(POLLS_PER_LOOK));
+        while left > 0 && executor.has_foreground() && self.context.driver.now_ns() - start_ns < SLICE_NS {
+            match executor.run(left.min(POLLS_PER_LOOK)) {
+                // Tasks that overflowed are ready, and yet not to be run before the next turn.
+                0 => return,
+                ran => left -= ran,
+            }
+        }
+    }
+
+    /// The same while a background task is ready: when one is due, it is run and ends the turn's polls.
+    fn run_both(&self) {
+        let executor = &self.context.executor;
+        let start_ns = self.context.driver.now_ns();
+        let mut left = self.budget;
+        loop {
+            let ran = executor.run(left.min(POLLS_PER_LOOK));
+            left -= ran;
+            let now_ns = self.context.driver.now_ns();
+            if executor.has_background()
+                && (!executor.has_foreground() || self.background_due_ns.get() <= now_ns)
+            {
+                executor.run_background();
+                let (due_ns, ended_ns) = (self.background_due_ns.get(), self.context.driver.now_ns());
+                let due_ns = policy::background_due(due_ns, now_ns, ended_ns, self.background_percent);
+                self.background_due_ns.set(due_ns);
+                return;
+            }
+            // Tasks that overflowed are ready, and yet not to be run before the next turn.
+            if ran == 0 || left == 0 || !executor.has_foreground() || now_ns - start_ns >= SLICE_NS {
+                return;
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::future::Future;
 use super::{BlockingHandle, JoinHandle};
 use crate::runtime::WorkerId;
 use crate::runtime::context::Context;
-use crate::runtime::task::Label;
+use crate::runtime::task::{Class, Label};
 
 /// Spawns a task with more said of it than where it runs: a name, which errors and dumps then show beside its number.
 ///
@@ -27,6 +27,7 @@ use crate::runtime::task::Label;
 #[must_use = "nothing is spawned until one of the spawning methods is called"]
 pub struct Builder {
     name: Option<Cow<'static, str>>,
+    class: Option<Class>,
 }
 
 impl Builder {
@@ -39,6 +40,31 @@ impl Builder {
     /// not differ.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Builder {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Whether the task is foreground or background work.
+    ///
+    /// By default, `spawn_local` makes a task of the class of the task that calls it, and everything else makes a foreground
+    /// task: what comes from another worker is something that somebody there waits for. Classes are for tasks that stay on a
+    /// worker; one that may be stolen whenever it is ready is always foreground.
+    ///
+    /// ```
+    /// use veloq::task::{Builder, Class, yield_now};
+    ///
+    /// # veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {
+    /// let scrubbing = Builder::new().class(Class::Background).spawn_local(async {
+    ///     for _block in 0..1_000 {
+    ///         // A millisecond of work; then whoever serves requests comes first.
+    ///         yield_now().await;
+    ///     }
+    /// });
+    /// # scrubbing.await.expect("no panic");
+    /// # });
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn class(mut self, class: Class) -> Builder {
+        self.class = Some(class);
         self
     }
 
@@ -112,9 +138,7 @@ impl Builder {
 
     #[track_caller]
     fn label(self) -> Label {
-        match self.name {
-            Some(name) => Label::here().named(name),
-            None => Label::here(),
-        }
+        let label = self.name.into_iter().fold(Label::here(), Label::named);
+        self.class.into_iter().fold(label, Label::of_class)
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! One turn of a worker does, with what is here: [`drain_remote`](Executor::drain_remote) (tasks woken or sent from
 //! elsewhere become ready), then [`run`](Executor::run) up to its budget, first in, first out. A task that wakes itself while
-//! it is polled goes behind all that are ready.
+//! it is polled goes behind all that are ready. Background tasks have a queue of their own, of which
+//! [`run_background`](Executor::run_background) takes one; when, is the worker's business.
 //!
 //! Stealable tasks are in the worker's [`Queue`](crate::runtime::spawner) while they are ready, where thieves see them; this
 //! worker and those take from there. Pinned and stealable ones are run by turns, a few of each. The task list keeps those that
@@ -25,7 +26,7 @@ use std::rc::Rc;
 use fastrand::Rng;
 
 use super::join::JoinHandle;
-use super::label::Label;
+use super::label::{Class, Label};
 use super::raw::{self, Shared, TaskRef, drop_quietly};
 use super::state::{Begun, Header, Left, Life, Owned, Request};
 #[cfg(not(loom))]
@@ -43,11 +44,13 @@ pub(crate) struct Executor {
     /// Whether a task is being polled or dropped by `run_one`; that does not nest.
     busy: Cell<bool>,
     /// The ready queue: where the next poll comes from, and where the next wake goes.
-    ready_first: Cell<Option<NonNull<Header>>>,
-    ready_last: Cell<Option<NonNull<Header>>>,
+    foreground: ReadyQueue,
+    /// The same for background tasks.
+    background: ReadyQueue,
+    /// The class of the task that is being polled, which those that it spawns inherit.
+    class: Cell<Class>,
     /// Every Linked task, newest first.
     tasks: Cell<Option<NonNull<Header>>>,
-    ready: Cell<usize>,
     alive: Cell<usize>,
     spawned: Cell<u64>,
     polls: Cell<u64>,
@@ -112,10 +115,10 @@ impl Executor {
             mailbox,
             phase: Cell::new(Phase::Open),
             busy: Cell::new(false),
-            ready_first: Cell::new(None),
-            ready_last: Cell::new(None),
+            foreground: ReadyQueue::new(),
+            background: ReadyQueue::new(),
+            class: Cell::new(Class::Foreground),
             tasks: Cell::new(None),
-            ready: Cell::new(0),
             alive: Cell::new(0),
             spawned: Cell::new(0),
             polls: Cell::new(0),
@@ -218,7 +221,8 @@ impl Executor {
         future: F,
         label: impl Into<Label>,
     ) -> JoinHandle<F::Output> {
-        let (task, handle) = raw::spawn_here(future, Arc::clone(&self.mailbox), label.into());
+        let (task, handle) =
+            raw::spawn_here(future, Arc::clone(&self.mailbox), label.into().inheriting(self.class.get()));
         // SAFETY: the new cell's first reference becomes the owner's; nobody else knows the task but its handle.
         unsafe { self.admit(task) };
         handle
@@ -337,13 +341,13 @@ impl Executor {
         };
         self.overflow.set(queue.in_ring() > 0 && queue.in_inbox() > 0);
         // A single task that is next need not be shown to thieves.
-        if count > 1 || count == 1 && !(was_empty && self.ready_first.get().is_none()) {
+        if count > 1 || count == 1 && !(was_empty && self.foreground.first.get().is_none()) {
             self.mailbox.spawner().wake_searcher();
         }
         count
     }
 
-    /// Runs ready tasks until none is left or `budget` have been run; says how many. Tasks that are made ready meanwhile
+    /// Runs ready foreground tasks until none is left or `budget` have been run; says how many. Tasks that are made ready meanwhile
     /// count. Pinned ones, and likewise stealable ones, run oldest first.
     pub(crate) fn run(&self, budget: usize) -> usize {
         let mut left = budget;
@@ -420,15 +424,31 @@ impl Executor {
         }
     }
 
-    /// Polls the pinned task that has been ready for longest, or drops it if it was aborted. Returns whether there was one.
+    /// Runs the background task that has been ready for longest. What it spawns is background work, too. Returns whether there was one.
+    ///
+    /// # Panics
+    ///
+    /// If called from inside a task of this worker.
+    pub(crate) fn run_background(&self) -> bool {
+        self.class.set(Class::Background);
+        let ran = self.run_first_of(&self.background);
+        self.class.set(Class::Foreground);
+        ran
+    }
+
+    /// Polls the pinned foreground task that has been ready for longest, or drops it if it was aborted. Returns whether there was one.
     ///
     /// # Panics
     ///
     /// If called from inside a task of this worker.
     fn run_one(&self) -> bool {
+        self.run_first_of(&self.foreground)
+    }
+
+    fn run_first_of(&self, queue: &ReadyQueue) -> bool {
         assert!(!self.busy.get(), "a task cannot run the tasks of its own worker");
         debug_assert!(ptr::eq(current(), self), "a worker is entered when it runs its tasks");
-        while let Some(task) = self.pop_ready() {
+        while let Some(task) = queue.pop() {
             // SAFETY: until `let_go` below, the owner's reference keeps it (it was ready), and this is its owner.
             let owned = unsafe { task.as_ref().owned() };
             if owned.life.get() == Life::Done {
@@ -461,12 +481,22 @@ impl Executor {
 
     /// Whether a task is ready.
     pub(crate) fn has_ready(&self) -> bool {
-        self.ready_first.get().is_some() || self.mailbox.queue().in_ring() > 0 || self.overflow.get()
+        self.has_foreground() || self.has_background()
     }
 
-    /// Pinned tasks that are ready.
+    /// Whether a foreground task is ready.
+    pub(crate) fn has_foreground(&self) -> bool {
+        self.foreground.first.get().is_some() || self.mailbox.queue().in_ring() > 0 || self.overflow.get()
+    }
+
+    /// Whether a background task is ready.
+    pub(crate) fn has_background(&self) -> bool {
+        self.background.first.get().is_some()
+    }
+
+    /// Pinned foreground tasks that are ready.
     pub(crate) fn pinned_ready(&self) -> usize {
-        self.ready.get()
+        self.foreground.len.get()
     }
 
     /// What happened so far.
@@ -474,7 +504,7 @@ impl Executor {
         TaskCounters {
             spawned: self.spawned.get(),
             alive: self.alive.get(),
-            ready: self.ready.get() + self.mailbox.queue().len(),
+            ready: self.pinned_ready() + self.background.len.get() + self.mailbox.queue().len(),
             polls: self.polls.get(),
             wakes_local: self.wakes_local.get(),
             wakes_remote: self.wakes_remote.get(),
@@ -556,7 +586,7 @@ impl Executor {
             }
         }
         self.phase.set(Phase::Closed);
-        while let Some(task) = self.pop_ready() {
+        while let Some(task) = self.foreground.pop().or_else(|| self.background.pop()) {
             // SAFETY: no longer ready, which can be the end of its use.
             unsafe { let_go(task) };
         }
@@ -617,39 +647,24 @@ impl Executor {
         }
     }
 
-    /// Appends the task to the ready queue, unless it is in it.
+    /// Appends the task to the ready queue of its class, unless it is in it.
     ///
     /// # Safety
     ///
     /// `task` is Linked, and this is its owner.
     unsafe fn make_ready(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
-        let owned = unsafe { task.as_ref().owned() };
-        if owned.ready.replace(true) {
+        let header = unsafe { task.as_ref() };
+        // SAFETY: as above.
+        if unsafe { header.owned() }.ready.replace(true) {
             return;
         }
-        owned.ready_next.set(None);
-        match self.ready_last.replace(Some(task)) {
-            // SAFETY: a task in the queue is kept by the owner's reference.
-            Some(last) => unsafe { last.as_ref().owned() }.ready_next.set(Some(task)),
-            None => self.ready_first.set(Some(task)),
-        }
-        self.ready.set(self.ready.get() + 1);
-    }
-
-    /// Takes the first task from the ready queue. Its caller looks whether that was its last use.
-    fn pop_ready(&self) -> Option<NonNull<Header>> {
-        let task = self.ready_first.get()?;
-        // SAFETY: a task in the queue is kept by the owner's reference, and this is its owner.
-        let owned = unsafe { task.as_ref().owned() };
-        let next = owned.ready_next.replace(None);
-        self.ready_first.set(next);
-        if next.is_none() {
-            self.ready_last.set(None);
-        }
-        owned.ready.set(false);
-        self.ready.set(self.ready.get() - 1);
-        Some(task)
+        let queue = match header.label.class() {
+            Class::Foreground => &self.foreground,
+            Class::Background => &self.background,
+        };
+        // SAFETY: as above; it was in no queue, being not ready.
+        unsafe { queue.push(task) };
     }
 
     /// Puts the task into the list.
@@ -721,6 +736,48 @@ impl fmt::Debug for Executor {
             .field("phase", &self.phase.get())
             .field("counters", &self.counters())
             .finish()
+    }
+}
+
+/// Tasks that are ready, linked through their headers.
+struct ReadyQueue {
+    first: Cell<Option<NonNull<Header>>>,
+    last: Cell<Option<NonNull<Header>>>,
+    len: Cell<usize>,
+}
+
+impl ReadyQueue {
+    fn new() -> ReadyQueue {
+        ReadyQueue { first: Cell::new(None), last: Cell::new(None), len: Cell::new(0) }
+    }
+
+    /// # Safety
+    ///
+    /// `task` is marked ready, in no queue, and belongs to the executor that has this one.
+    unsafe fn push(&self, task: NonNull<Header>) {
+        // SAFETY: the caller's own promise: as a ready task it is kept by the owner's reference.
+        unsafe { task.as_ref().owned() }.ready_next.set(None);
+        match self.last.replace(Some(task)) {
+            // SAFETY: a task in the queue is kept by the owner's reference.
+            Some(last) => unsafe { last.as_ref().owned() }.ready_next.set(Some(task)),
+            None => self.first.set(Some(task)),
+        }
+        self.len.set(self.len.get() + 1);
+    }
+
+    /// Takes the first task, which is ready no more. Its caller looks whether that was its last use.
+    fn pop(&self) -> Option<NonNull<Header>> {
+        let task = self.first.get()?;
+        // SAFETY: a task in the queue is kept by the owner's reference, and this is its owner.
+        let owned = unsafe { task.as_ref().owned() };
+        let next = owned.ready_next.replace(None);
+        self.first.set(next);
+        if next.is_none() {
+            self.last.set(None);
+        }
+        owned.ready.set(false);
+        self.len.set(self.len.get() - 1);
+        Some(task)
     }
 }
 

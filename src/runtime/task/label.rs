@@ -1,6 +1,6 @@
-//! What a task is known by besides its number: where it was spawned, and what it was called if it was given a name.
+//! What is said of a task when it is spawned: where that is, what it is called if it is given a name, and its class.
 //!
-//! A label is two words of the header. A task without a name, which nearly every task is, pays for the second with one store
+//! A label is three words of the header. A task without a name, which nearly every task is, pays for the second with one store
 //! at its birth and one look at its end; a name is shared by the task, its [`JoinError`](super::JoinError) and whoever asks.
 
 use std::borrow::Cow;
@@ -14,6 +14,27 @@ pub(crate) struct Label {
     location: &'static Location<'static>,
     /// Behind a pointer, so that one word says that there is none.
     name: Option<Arc<Cow<'static, str>>>,
+    /// If it was said.
+    class: Option<Class>,
+}
+
+/// Who goes first: which of a worker's two queues a task waits in while it is ready. Set by
+/// [`Builder::class`](crate::task::Builder::class).
+///
+/// *Foreground* tasks run in the order in which they became ready. *Background* tasks do so among themselves, and only when no
+/// foreground task is ready, or when they have had less than their share of a busy worker's time
+/// ([`Builder::background_percent`](crate::runtime::Builder::background_percent)). They run one at a time, and after each poll
+/// the worker looks what else there is, so a foreground task waits for one poll of theirs at the most. How long such a poll takes
+/// is theirs to say: [`yield_now`](crate::task::yield_now) in a long loop keeps it short.
+///
+/// Whoever waits for a background task waits for its share: what others need soon is not background work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Requests and whatever somebody waits for.
+    #[default]
+    Foreground,
+    /// Compaction, backup, scrubbing: work without a deadline.
+    Background,
 }
 
 impl Label {
@@ -37,6 +58,21 @@ impl Label {
         span
     }
 
+    /// The same for a task of that class.
+    pub(crate) fn of_class(self, class: Class) -> Label {
+        Label { class: Some(class), ..self }
+    }
+
+    /// The same for a task that is of the class of the one that spawns it, unless another was said.
+    pub(super) fn inheriting(self, class: Class) -> Label {
+        Label { class: self.class.or(Some(class)), ..self }
+    }
+
+    /// The task's class: foreground unless another was said.
+    pub(crate) fn class(&self) -> Class {
+        self.class.unwrap_or_default()
+    }
+
     /// Where the task was spawned.
     pub(crate) fn location(&self) -> &'static Location<'static> {
         self.location
@@ -50,7 +86,7 @@ impl Label {
 
 impl From<&'static Location<'static>> for Label {
     fn from(location: &'static Location<'static>) -> Label {
-        Label { location, name: None }
+        Label { location, name: None, class: None }
     }
 }
 

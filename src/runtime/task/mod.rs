@@ -171,6 +171,7 @@ mod tests;
 pub(crate) use executor::{Entered, Executor};
 pub(crate) use finished::Finished;
 pub use join::{AbortHandle, JoinError, JoinHandle};
+pub use label::Class;
 pub(crate) use label::Label;
 #[cfg(not(loom))]
 pub(in crate::runtime) use polled::{Polled, PolledHere};

@@ -9,8 +9,7 @@
 
 use std::rc::Rc;
 
-use veloq::spawn_local;
-use veloq::task::JoinHandle;
+use veloq::task::{self, Class, JoinHandle};
 
 use super::open::{SLICE, create_log, name_base, of_shard_before, remove, write_base};
 use super::{Persist, PersistError, Step};
@@ -83,7 +82,8 @@ impl Persist {
         self.fill();
         self.at(Step::Switched);
         let persist = Rc::clone(self);
-        let task = spawn_local(async move {
+        // Nobody waits for it, and it has the whole shard to write: requests go first.
+        let task = task::Builder::new().name("compaction").class(Class::Background).spawn_local(async move {
             if let Err(error) = persist.write_out(next.generation).await {
                 persist.compaction_failed(&error);
             }
