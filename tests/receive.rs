@@ -87,7 +87,7 @@ fn a_flood_to_a_thousand_connections_with_four_buffers_arrives_whole() {
     const PIECE: usize = 16 * 1024;
     let _turn = one_at_a_time();
     let connections = connections(1_000, 2);
-    let share = setting("VELOQ_FLOOD", 32 << 20) / connections / PIECE as u64 * PIECE as u64;
+    let share = setting("VELOQ_FLOOD", 32 << 20).div_ceil(connections).next_multiple_of(PIECE as u64);
     let (received, pieces, worker) =
         builder().workers(2).build().expect("this kernel has io_uring").block_on(async {
             let (listener, address) = listen().await;
