@@ -36,9 +36,11 @@
 //! # }
 //! ```
 //!
-//! **Three ways to place a task.** [`spawn_local`] runs a future here. [`spawn_to`] runs a closure's future on the worker
-//! that is named; the closure travels, the future does not. [`on_every_worker`] does it on all. What they return can be
-//! awaited from anywhere. A service with one instance per worker is a [`Sharded`].
+//! **Four ways to place a task.** [`spawn_local`] runs a future here. [`spawn_to`] runs a closure's future on the worker
+//! that is named; the closure travels, the future does not. [`spawn_pinned`] does the same where there is time for it.
+//! [`spawn`] is for work that does no I/O: its future is `Send`, is placed where there is time, and moves to a worker that has
+//! nothing to do. What they return can be awaited from anywhere. [`on_every_worker`] runs a closure on all, and a service with
+//! one instance per worker is a [`Sharded`].
 //!
 //! **Nothing arrives for nobody.** A dropped `accept` loses no connection and a dropped `recv` no bytes: what had arrived
 //! is kept with the socket, and is what the next call returns.

@@ -124,7 +124,8 @@ impl Builder {
     }
 
     /// Bytes of each worker's buffer pool at the start, and by which it grows: a power of two from 64 KiB to 1 GiB. 4 MiB by
-    /// default, so that two workers are within the usual RLIMIT_MEMLOCK of 8 MiB even if it is counted in full.
+    /// default. What the limit on locked memory leaves no room for is not registered, and travels as plain memory
+    /// ([`PoolConfig::bytes`](crate::io::buf::PoolConfig::bytes)).
     #[must_use]
     pub fn pool_bytes(mut self, bytes: usize) -> Builder {
         self.pool.bytes = bytes;

@@ -147,7 +147,8 @@ impl Handle {
     /// println!("{dump}");
     /// assert!(dump.to_string().contains("\"server\""));
     /// # Ok::<(), std::io::Error>(())
-    /// # })
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
     /// # Errors
