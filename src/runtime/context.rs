@@ -98,9 +98,7 @@ impl Context {
     pub(crate) fn current() -> Context {
         match Context::try_current() {
             Some(context) => context,
-            None => panic!(
-                "no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task"
-            ),
+            None => no_worker(),
         }
     }
 
@@ -239,6 +237,26 @@ impl Context {
             ..WorkerMetrics::default()
         }
     }
+}
+
+/// Runs a future as a task of the worker whose turn it is on this thread.
+///
+/// # Panics
+///
+/// If there is none.
+#[track_caller]
+pub(crate) fn spawn_here<F: Future + 'static>(future: F, label: Label) -> JoinHandle<F::Output> {
+    // Without a reference to the context, counted for the length of the call: this is called for each request.
+    match Executor::spawn_here(future, label) {
+        Some(handle) => handle,
+        None => no_worker(),
+    }
+}
+
+/// Says that this thread is nobody's.
+#[track_caller]
+fn no_worker() -> ! {
+    panic!("no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task")
 }
 
 impl std::ops::Deref for Context {

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use super::{BlockingHandle, JoinHandle};
 use crate::runtime::WorkerId;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, spawn_here};
 use crate::runtime::task::{Class, Label};
 
 /// Spawns a task with more said of it than where it runs: a name, which errors and dumps then show beside its number.
@@ -75,7 +75,7 @@ impl Builder {
     /// If no worker runs on this thread.
     #[track_caller]
     pub fn spawn_local<F: Future + 'static>(self, future: F) -> JoinHandle<F::Output> {
-        Context::current().executor.spawn(future, self.label())
+        spawn_here(future, self.label())
     }
 
     /// Runs `work` on a worker; see [`spawn_to`](super::spawn_to).

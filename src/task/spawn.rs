@@ -15,7 +15,7 @@ use std::task::Poll;
 
 use super::JoinHandle;
 use crate::runtime::WorkerId;
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, spawn_here};
 use crate::runtime::task::Label;
 
 /// Runs a future as a task of this worker, where it stays. It may hold `Rc`s and do I/O.
@@ -35,7 +35,7 @@ use crate::runtime::task::Label;
 /// If no worker runs on this thread.
 #[track_caller]
 pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
-    Context::current().spawn_local(future)
+    spawn_here(future, Label::here())
 }
 
 /// Runs `work` on another worker (or this one): the closure is called there, and the future that it makes stays there. So

@@ -60,6 +60,8 @@ pub(crate) struct Executor {
     /// rings for them any more.
     overflow: Cell<bool>,
     random: RefCell<Rng>,
+    /// The mailboxes of tasks that are no more: the next ones take them over, so that the count need not change.
+    spare: RefCell<Vec<Arc<Mailbox>>>,
 }
 
 /// Whether tasks are accepted.
@@ -126,6 +128,7 @@ impl Executor {
             wakes_remote: Cell::new(0),
             overflow: Cell::new(false),
             random,
+            spare: RefCell::default(),
         })
     }
 
@@ -150,6 +153,36 @@ impl Executor {
         let owner = unsafe { task.mailbox() }?;
         // The header keeps its mailbox, so no other mailbox has this address.
         Executor::with_current(|local| Arc::ptr_eq(&local.mailbox, owner).then(|| f(local))).flatten()
+    }
+
+    /// Whether the `Executor` that is entered on this thread owns the task, so that the owner's words are this thread's to touch. No
+    /// stealable task is owned, nor one that is still to be adopted.
+    pub(super) fn has(task: &Header) -> bool {
+        if mutant("owner: whoever asks") {
+            return true;
+        }
+        !task.vtable.stealable && !task.remote.peek().fresh && Executor::with_owner_of(task, |_| ()).is_some()
+    }
+
+    /// Takes the mailbox of a task that is about to be freed, for the next one that is spawned here, if it is this worker's.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else refers to `task` any more.
+    pub(super) unsafe fn keep_mailbox_of(task: NonNull<Header>) {
+        // SAFETY: the caller's own promise.
+        let header = unsafe { task.as_ref() };
+        if header.vtable.stealable || header.remote.peek().fresh {
+            return;
+        }
+        Executor::with_owner_of(header, |local| {
+            let mut spare = local.spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                // SAFETY: the caller's own promise.
+                let mailbox = unsafe { header.take_mailbox() };
+                spare.extend(mailbox);
+            }
+        });
     }
 
     /// Queues a task that may move with the worker that is entered on this thread, if that is one of `spawner`'s.
@@ -221,11 +254,18 @@ impl Executor {
         future: F,
         label: impl Into<Label>,
     ) -> JoinHandle<F::Output> {
-        let (task, handle) =
-            raw::spawn_here(future, Arc::clone(&self.mailbox), label.into().inheriting(self.class.get()));
+        let spare = self.spare.borrow_mut().pop();
+        let mailbox = spare.unwrap_or_else(|| Arc::clone(&self.mailbox));
+        let label = label.into().inheriting(self.class.get());
+        let (task, handle) = raw::spawn_here(future, mailbox, label);
         // SAFETY: the new cell's first reference becomes the owner's; nobody else knows the task but its handle.
         unsafe { self.admit(task) };
         handle
+    }
+
+    /// Starts a task of the worker that is entered on this thread. `None` if none is.
+    pub(crate) fn spawn_here<F: Future + 'static>(future: F, label: Label) -> Option<JoinHandle<F::Output>> {
+        Executor::with_current(|local| local.spawn(future, label))
     }
 
     /// Takes in a task that came in a message. After [`close`](Executor::close) it is cancelled at once.
@@ -790,9 +830,11 @@ impl ReadyQueue {
 pub(super) unsafe fn let_go(task: NonNull<Header>) {
     // SAFETY: until it is given back, the owner's reference keeps the task.
     if unsafe { task.as_ref().owned() }.is_let_go() {
-        // SAFETY: the owner's one reference; `is_let_go` never becomes false again, and each change asks once, so this
+        // SAFETY: until it is given back, as above.
+        let stock = unsafe { task.as_ref().owned() }.stock.replace(0);
+        // SAFETY: the references are the owner's; `is_let_go` never becomes false again, and each change asks once, so this
         // is reached once.
-        drop(unsafe { Shared::from_raw(task) });
+        unsafe { raw::give_up(task, if mutant("let go: only one") { 1 } else { stock }) };
     }
 }
 
@@ -818,6 +860,10 @@ impl Drop for Entered {
         );
     }
 }
+
+/// Counted references to the mailbox that are kept for the next tasks: enough for a service that spawns one for each request, and nothing
+/// beside what the requests' buffers take.
+const SPARE_MAX: usize = 256;
 
 /// Tasks taken from the remote list before others get their turn: four times the default budget of a turn, so the list
 /// is shortened even while it is filled, and a flood of wakes cannot keep the worker from its tasks.

@@ -11,15 +11,17 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, RawWakerVTable, Waker};
+use std::task::{Context, Poll, Waker};
 
 use super::TaskId;
+use super::executor::Executor;
 use super::label::Label;
 use super::raw::{Payload, Shared};
-use super::state::{Header, Progress};
+use super::state::{Header, Progress, Side};
 use super::waker;
 use crate::io::driver::thread_pool::{JobFailed, PoolRefused};
 
@@ -49,14 +51,14 @@ use crate::io::driver::thread_pool::{JobFailed, PoolRefused};
 /// Awaiting a handle again after it has yielded panics.
 pub struct JoinHandle<T> {
     task: Shared,
-    /// Whose waker is in the slot, if it is lent.
-    lent: Option<Identity>,
+    /// Whether it has yielded.
+    spent: bool,
     /// The handle owns a `T` from completion on.
     output: PhantomData<T>,
 }
 
 // SAFETY: by the handle one gets at the output (so `T: Send` is needed), at the waker slot in the handle's turns (wakers
-// are `Send`), and at the header's shared words. The pointer in `lent` is compared, never followed.
+// are `Send`), and at the header's shared words.
 unsafe impl<T: Send> Send for JoinHandle<T> {}
 // SAFETY: all that takes `&self` are atomic operations on the header.
 unsafe impl<T: Send> Sync for JoinHandle<T> {}
@@ -70,7 +72,7 @@ impl<T> JoinHandle<T> {
     ///
     /// There is no other, HANDLE is on, and `T` is the output type of the task.
     pub(super) unsafe fn new(task: Shared) -> JoinHandle<T> {
-        JoinHandle { task, lent: None, output: PhantomData }
+        JoinHandle { task, spent: false, output: PhantomData }
     }
 
     /// Ends the task: its worker drops the future soon, and the handle yields a [`JoinError`] that
@@ -122,41 +124,31 @@ impl<T> JoinHandle<T> {
         }
     }
 
+    /// Where the handle is.
+    fn side(&self) -> Side {
+        if Executor::has(&self.task) { Side::Owner } else { Side::Elsewhere }
+    }
+
     /// Puts `waker` into the slot for the owner to wake, and says whether the task is complete already.
     fn wait(&mut self, waker: &Waker) -> Progress {
-        // If it is the one in the slot, it will be woken. Should the owner have completed and taken it since, it has been woken.
-        if self.lent == Some(Identity::of(waker)) {
-            return Progress::Running;
+        let side = self.side();
+        match self.task.join.retract_waker(side) {
+            Progress::Complete => return Progress::Complete,
+            Progress::Running => {}
         }
-        if self.lent.take().is_some() && self.task.join.retract_waker() == Progress::Complete {
-            return Progress::Complete;
-        }
-        let waker = waker.clone();
-        let identity = Identity::of(&waker);
-        // SAFETY: WAKER is off and the handle is there, so the slot is ours.
-        let old = self.task.join_waker.with_mut(|slot| unsafe { (*slot).replace(waker) });
-        let progress = self.task.join.lend_waker();
-        match progress {
-            Progress::Running => self.lent = Some(identity),
+        // SAFETY: WAKER is off and the handle there, so the slot is ours.
+        let old = self.task.join_waker.with_mut(|slot| unsafe {
+            let lent = (*slot).as_ref().is_some_and(|lent| lent.will_wake(waker));
+            if lent { None } else { (*slot).replace(waker.clone()) }
+        });
+        let progress = self.task.join.lend_waker(side);
+        if progress == Progress::Complete {
             // SAFETY: the owner completed while WAKER was off, so it leaves the slot alone; it is still ours.
-            Progress::Complete => drop(self.task.join_waker.with_mut(|slot| unsafe { (*slot).take() })),
+            drop(self.task.join_waker.with_mut(|slot| unsafe { (*slot).take() }));
         }
         // Foreign code, called when all is in order again.
         drop(old);
         progress
-    }
-}
-
-/// What [`Waker::will_wake`] compares, kept beside the slot because the slot itself may be the owner's by now.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    data: *const (),
-    vtable: *const RawWakerVTable,
-}
-
-impl Identity {
-    fn of(waker: &Waker) -> Identity {
-        Identity { data: waker.data(), vtable: waker.vtable() }
     }
 }
 
@@ -167,21 +159,29 @@ impl<T> Future for JoinHandle<T> {
         if self.task.join.progress() == Progress::Running && self.wait(cx.waker()) == Progress::Running {
             return Poll::Pending;
         }
-        let mut output: Option<Result<T, JoinError>> = None;
-        // SAFETY: the task is complete, this is its handle and `T` its output type (`new`), and `output` is of the type
-        // that the vtable writes.
-        unsafe { (self.task.vtable.take_output)(self.task.task(), (&raw mut output).cast()) };
-        Poll::Ready(output.expect("a JoinHandle yields once; do not poll it again after that"))
+        assert!(!self.spent, "a JoinHandle yields once; do not poll it again after that");
+        self.spent = true;
+        let mut output = MaybeUninit::<Result<T, JoinError>>::uninit();
+        // SAFETY: the task is complete, this is its handle and `T` its output type (`new`), and it has not taken the output
+        // before; so the vtable writes what is read.
+        let output = unsafe {
+            (self.task.vtable.take_output)(self.task.task(), output.as_mut_ptr().cast());
+            output.assume_init()
+        };
+        Poll::Ready(output)
     }
 }
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        match self.task.join.drop_handle() {
+        if self.spent {
+            return;
+        }
+        match self.task.join.drop_handle(self.side()) {
             // SAFETY: the task was complete while its handle was there, so the output is ours to drop, and `T` may be
             // dropped here: the handle came to this thread either never, or because `T: Send`.
             Progress::Complete => unsafe { (self.task.vtable.drop_output)(self.task.task()) },
-            // SAFETY: WAKER is off since that instruction, and the owner will see neither it nor the handle.
+            // SAFETY: WAKER is off since that change, and the owner will see neither it nor the handle.
             Progress::Running => drop(self.task.join_waker.with_mut(|slot| unsafe { (*slot).take() })),
         }
     }
@@ -240,9 +240,22 @@ fn debug_task(f: &mut fmt::Formatter<'_>, name: &str, task: &Header) -> fmt::Res
         .finish()
 }
 
+/// How a task ended that returned nothing, as its cell keeps it until somebody asks.
+pub(super) enum Failure {
+    /// It was aborted, or its worker ended before it.
+    Cancelled,
+    /// It panicked, with this.
+    Panicked(Payload),
+}
+
 /// Why a task returned nothing: it panicked, or it was cancelled (aborted, or its worker ended before it), or, as blocking work, it
 /// was refused at the bound.
-pub struct JoinError {
+///
+/// It is one word, made when somebody asks: so what a task returned is not moved about as part of something larger.
+pub struct JoinError(Box<Told>);
+
+/// What an error tells.
+struct Told {
     id: TaskId,
     label: Label,
     reason: Reason,
@@ -258,22 +271,25 @@ enum Reason {
 }
 
 impl JoinError {
-    /// The error of a task that is cancelled.
-    pub(super) fn cancelled(task: &Header) -> JoinError {
-        JoinError { id: task.id, label: task.label.clone(), reason: Reason::Cancelled }
+    #[cold]
+    fn told(id: TaskId, label: Label, reason: Reason) -> JoinError {
+        JoinError(Box::new(Told { id, label, reason }))
     }
 
-    /// The error of a task that panicked.
-    pub(super) fn panicked(task: &Header, payload: Payload) -> JoinError {
-        let reason = Reason::Panicked(Mutex::new(payload));
-        JoinError { id: task.id, label: task.label.clone(), reason }
+    /// The error of a task that ended so.
+    pub(super) fn new(task: &Header, failure: Failure) -> JoinError {
+        let reason = match failure {
+            Failure::Cancelled => Reason::Cancelled,
+            Failure::Panicked(payload) => Reason::Panicked(Mutex::new(payload)),
+        };
+        JoinError::told(task.id, task.label.clone(), reason)
     }
 
     /// The error of a panic that was caught inside the task that runs here. Gives the payload back if none does.
     pub(in crate::runtime) fn of_running(payload: Payload) -> Result<JoinError, Payload> {
         let mut payload = Some(payload);
         let error = waker::with_running(|task| {
-            JoinError::panicked(task, payload.take().expect("one task runs here at most"))
+            JoinError::new(task, Failure::Panicked(payload.take().expect("one task runs here at most")))
         });
         error.ok_or_else(|| payload.expect("no task has taken it"))
     }
@@ -284,12 +300,12 @@ impl JoinError {
             JobFailed::Panicked(payload) => Reason::Panicked(Mutex::new(payload)),
             JobFailed::Dropped => Reason::Cancelled,
         };
-        JoinError { id, label, reason }
+        JoinError::told(id, label, reason)
     }
 
     /// The error of blocking work that was not taken.
     pub(in crate::runtime) fn refused(id: TaskId, label: Label, refused: PoolRefused) -> JoinError {
-        JoinError { id, label, reason: Reason::Refused(refused) }
+        JoinError::told(id, label, Reason::Refused(refused))
     }
 
     /// Whether this was blocking work that [`spawn_blocking`](crate::task::spawn_blocking) could not place: too much of it waits
@@ -297,19 +313,19 @@ impl JoinError {
     /// [`PoolRefused`] that says which.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(self.reason, Reason::Refused(_))
+        matches!(self.0.reason, Reason::Refused(_))
     }
 
     /// Whether the task was aborted, or its worker ended before it.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        matches!(self.reason, Reason::Cancelled)
+        matches!(self.0.reason, Reason::Cancelled)
     }
 
     /// Whether the task panicked: in a poll, or in the destructor of its future.
     #[must_use]
     pub fn is_panic(&self) -> bool {
-        matches!(self.reason, Reason::Panicked(_))
+        matches!(self.0.reason, Reason::Panicked(_))
     }
 
     /// What the panic carried, for [`resume_unwind`](std::panic::resume_unwind).
@@ -330,7 +346,7 @@ impl JoinError {
     ///
     /// Gives the error back if the task did not panic.
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send + 'static>, JoinError> {
-        match self.reason {
+        match self.0.reason {
             Reason::Panicked(payload) => Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner)),
             Reason::Cancelled | Reason::Refused(_) => Err(self),
         }
@@ -339,19 +355,19 @@ impl JoinError {
     /// The number of the task.
     #[must_use]
     pub fn id(&self) -> TaskId {
-        self.id
+        self.0.id
     }
 
     /// What the task was called.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.label.name().map(Cow::as_ref)
+        self.0.label.name().map(Cow::as_ref)
     }
 
     /// Where the task was spawned.
     #[must_use]
     pub fn location(&self) -> &'static Location<'static> {
-        self.label.location()
+        self.0.label.location()
     }
 
     /// Calls `f` with what the panic said, if it said something.
@@ -364,8 +380,8 @@ impl JoinError {
 
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (id, label) = (self.id, &self.label);
-        match &self.reason {
+        let (id, label) = (self.0.id, &self.0.label);
+        match &self.0.reason {
             Reason::Cancelled => write!(f, "task {id}, {label}, was cancelled"),
             Reason::Refused(refused) => write!(f, "task {id}, {label}, was refused: {refused}"),
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| match message {
@@ -378,13 +394,16 @@ impl fmt::Display for JoinError {
 
 impl fmt::Debug for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reason {
-            Reason::Cancelled => f.debug_tuple("JoinError::Cancelled").field(&self.id).finish(),
+        match &self.0.reason {
+            Reason::Cancelled => f.debug_tuple("JoinError::Cancelled").field(&self.0.id).finish(),
             Reason::Refused(refused) => {
-                f.debug_tuple("JoinError::Refused").field(&self.id).field(refused).finish()
+                f.debug_tuple("JoinError::Refused").field(&self.0.id).field(refused).finish()
             }
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| {
-                f.debug_tuple("JoinError::Panicked").field(&self.id).field(&message.unwrap_or("..")).finish()
+                f.debug_tuple("JoinError::Panicked")
+                    .field(&self.0.id)
+                    .field(&message.unwrap_or(".."))
+                    .finish()
             }),
         }
     }
@@ -392,7 +411,7 @@ impl fmt::Debug for JoinError {
 
 impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.reason {
+        match &self.0.reason {
             Reason::Refused(refused) => Some(refused),
             Reason::Cancelled | Reason::Panicked(_) => None,
         }

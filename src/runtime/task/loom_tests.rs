@@ -384,6 +384,42 @@ fn loom_a_detach_against_completion_leaves_nothing() {
     model::holds(detach_against_completion);
 }
 
+/// The handle is polled on the owner's thread, where a plain store lends the waker, and then moves to another thread, which polls it
+/// again and drops it while the task completes.
+fn join_here_then_there() {
+    let local = worker();
+    let value = std::sync::Arc::new(());
+    let counts = std::sync::Arc::new(Counts(AtomicUsize::new(0)));
+    let mut handle = spawn(&local, {
+        let value = std::sync::Arc::clone(&value);
+        async move { value }
+    });
+    let waker = Waker::from(std::sync::Arc::clone(&counts));
+    {
+        let _entered = local.enter();
+        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    let other = thread::spawn(move || {
+        let polled = Pin::new(&mut handle).poll(&mut Context::from_waker(&waker));
+        drop((handle, waker));
+        polled.map(|result| drop(result.expect("it ends"))).is_ready()
+    });
+    turn(&local);
+    other.join().expect("it does not panic");
+    assert_eq!(std::sync::Arc::strong_count(&value), 1, "the output was left, or dropped twice");
+    assert_eq!(std::sync::Arc::strong_count(&counts), 1, "the waker was left, or dropped twice");
+}
+
+#[test]
+fn loom_a_handle_that_moves_leaves_nothing() {
+    model::holds(join_here_then_there);
+}
+
+#[test]
+fn loom_mutant_plain_words_for_whoever_asks() {
+    model::catches("owner: whoever asks", join_here_then_there);
+}
+
 #[test]
 fn loom_mutant_detach_by_load_and_store() {
     model::catches("drop handle: load, then store", detach_against_completion);
@@ -518,4 +554,42 @@ fn loom_ends_against_drop_are_freed() {
 #[test]
 fn loom_mutant_list_left_open() {
     model::catches("finished: leave it open", finished_against_drop);
+}
+
+#[test]
+fn loom_mutant_stock_left_in_the_cell() {
+    model::catches("let go: only one", last_references);
+}
+
+/// References come out of the owner's stock and go back to it while another thread gives up one from there: the sum stays right.
+fn stock_against_elsewhere() {
+    let local = worker();
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(1, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    let other = thread::spawn({
+        let waker = waker.clone();
+        move || drop(waker.clone())
+    });
+    messages[0].store(1, Relaxed);
+    {
+        let _entered = local.enter();
+        // Made elsewhere (nobody was entered), or here: they all go back to the stock.
+        drop(waker.clone());
+        waker.wake();
+        local.run(4);
+        drop(handle);
+    }
+    other.join().expect("it does not panic");
+}
+
+#[test]
+fn loom_references_made_here_and_dropped_there_add_up() {
+    model::holds(stock_against_elsewhere);
+}
+
+#[test]
+fn loom_mutant_stock_for_whoever_asks() {
+    model::catches("owner: whoever asks", stock_against_elsewhere);
 }

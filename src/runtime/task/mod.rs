@@ -60,6 +60,12 @@
 //!   poll), so the owner gives its reference back exactly once: after each change that makes one of them false it asks
 //!   whether that was the last.
 //!
+//! The owner buys references in stock. A task that it spawned is born with many, all counted in the atomic count and all the owner's; how
+//! many of them it still has is a plain word. As long as it has any, a reference that is made on the owner's thread comes
+//! from the stock, and one that is dropped there, wherever it was made, goes back to it: only the plain word changes. What
+//! the owner gives back in the end is the whole stock, in one instruction. So a waker that is cloned, woken and dropped on its own
+//! worker costs no atomic read-modify-write, and neither does a handle.
+//!
 //! By then the stage is empty: the owner drops the future when it completes the task, and an output is dropped at
 //! completion (handle gone) or by the handle. So a foreign thread that frees a header runs nobody's destructor.
 //!
@@ -128,7 +134,9 @@
 //! # Joining
 //!
 //! The join word has the bits COMPLETE (set by the owner, once), HANDLE (cleared when the `JoinHandle` is dropped) and
-//! WAKER. Each change is one read-modify-write whose answer says who owns what from there on:
+//! WAKER. Only the owner, by COMPLETE, and the one handle write it, and after COMPLETE nobody does. Each change is one
+//! read-modify-write whose answer says who owns what from there on; a handle that finds itself on the owner's thread changes it by a
+//! load and a store, since then nobody else can write:
 //!
 //! ```text
 //!   the waker slot belongs to     the handle while WAKER is off; to nobody while it is on;
@@ -139,7 +147,8 @@
 //!
 //! - *wait*: write the slot, turn WAKER on. Was COMPLETE on? Then the owner never saw WAKER; the slot is still the handle's,
 //!   and the output is there.
-//! - *wait with another waker*: turn WAKER off first. Was COMPLETE on? Then the owner has the slot; take the output.
+//! - *wait again*: turn WAKER off first. Was COMPLETE on? Then the owner has the slot; take the output. The waker that is
+//!   there may do.
 //! - *drop*: turn HANDLE and WAKER off. Was COMPLETE on? Then the output is the handle's to drop. Else a waker in the slot
 //!   is, and the output will be the owner's.
 //! - *complete*: write the output, turn COMPLETE on. Was WAKER on? Take the slot and wake. Was HANDLE off? Drop the output.

@@ -16,10 +16,11 @@ use std::fmt;
 use std::mem;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
 
-use super::join::{JoinError, JoinHandle};
+use super::executor::Executor;
+use super::join::{Failure, JoinError, JoinHandle};
 use super::label::Label;
 use super::state::{Begun, Header, Origin};
 use super::waker;
@@ -35,8 +36,7 @@ pub(super) struct VTable {
     /// Drops the closure or future and completes the task as cancelled. Called by whoever has the stage (the owner, or
     /// the holder of a Fresh task), once, on a task that is not complete.
     pub(super) cancel: unsafe fn(NonNull<Header>),
-    /// Moves the output into `*mut Option<Result<T, JoinError>>`, or leaves that alone if it was taken before. Called by
-    /// the handle of a complete task.
+    /// Writes the output to a `*mut Result<T, JoinError>`. Called by the handle of a complete task, once, and not after `drop_output`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
     /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller.
     pub(super) drop_output: unsafe fn(NonNull<Header>),
@@ -62,7 +62,7 @@ enum Stage<S, F: Future> {
     /// Pinned here until it is dropped.
     Future(F),
     /// What the handle gets.
-    Output(Result<F::Output, JoinError>),
+    Output(Result<F::Output, Failure>),
     /// Dropped, or taken.
     Empty,
 }
@@ -87,9 +87,15 @@ where
     S: FnOnce() -> F + 'static,
     F: Future + 'static,
 {
-    let header = Header::new(origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
-    let cell = Box::new(TaskCell::<S, F, STEALABLE> { header, stage: UnsafeCell::new(stage) });
-    let task = NonNull::from(Box::leak(cell)).cast::<Header>();
+    let cell =
+        NonNull::from(Box::leak(Box::<TaskCell<S, F, STEALABLE>>::new_uninit()))
+            .cast::<TaskCell<S, F, STEALABLE>>();
+    let task = cell.cast::<Header>();
+    // SAFETY: the cell is new, nobody else knows of it, and its header comes first.
+    unsafe {
+        Header::write(task, origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
+        (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage));
+    }
     // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
     // handle, whose `T` is the output type of this very cell.
     let handle = unsafe { JoinHandle::new(Shared::from_raw(task)) };
@@ -142,7 +148,7 @@ where
         let result = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
-            Err(payload) => Err(JoinError::panicked(&cell.header, payload)),
+            Err(payload) => Err(Failure::Panicked(payload)),
         };
         // SAFETY: the stage is ours, as above.
         unsafe { Self::finish(task, result) };
@@ -153,10 +159,8 @@ where
     ///
     /// As [`VTable::cancel`].
     unsafe fn cancel(task: NonNull<Header>) {
-        // SAFETY: whoever has the stage has a reference.
-        let cell = unsafe { task.cast::<Self>().as_ref() };
         // SAFETY: the stage is the caller's.
-        unsafe { Self::finish(task, Err(JoinError::cancelled(&cell.header))) };
+        unsafe { Self::finish(task, Err(Failure::Cancelled)) };
     }
 
     /// Drops what the stage holds, puts the output there, and completes the task.
@@ -166,19 +170,21 @@ where
     /// # Safety
     ///
     /// The stage is the caller's, and the task is not complete.
-    unsafe fn finish(task: NonNull<Header>, mut result: Result<F::Output, JoinError>) {
+    unsafe fn finish(task: NonNull<Header>, mut result: Result<F::Output, Failure>) {
         // SAFETY: whoever has the stage has a reference.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        if let Err(payload) = catch(|| cell.empty()) {
-            let replace = result.as_ref().err().is_none_or(|error| !error.is_panic());
-            if replace {
-                let unseen = mem::replace(&mut result, Err(JoinError::panicked(&cell.header, payload)));
-                drop_quietly(unseen);
-            } else {
+        // What has no destructor cannot panic in it, and is simply overwritten.
+        if (mem::needs_drop::<F>() || mem::needs_drop::<S>())
+            && let Err(payload) = catch(|| cell.empty())
+        {
+            if let Err(Failure::Panicked(_)) = result {
                 drop_quietly(payload);
+            } else {
+                let unseen = mem::replace(&mut result, Err(Failure::Panicked(payload)));
+                drop_quietly(unseen);
             }
         }
-        // SAFETY: the stage is the caller's, and Empty, so nothing is overwritten that needs dropping.
+        // SAFETY: the stage is the caller's, and nothing is overwritten that needs dropping.
         cell.stage.with_mut(|stage| unsafe { stage.write(Stage::Output(result)) });
 
         let completed = cell.header.join.complete();
@@ -220,12 +226,21 @@ where
     unsafe fn take_output(task: NonNull<Header>, into: *mut ()) {
         // SAFETY: the handle has a reference.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        // SAFETY: the task is complete and the handle there, so the stage is the handle's, which calls us once at a time.
-        let output = cell.stage.with_mut(|stage| unsafe { stage.replace(Stage::Empty) });
-        if let Stage::Output(output) = output {
-            // SAFETY: the handle's `T` is `F::Output` (see `allocate`), and it lends us its own variable.
-            unsafe { *into.cast::<Option<Result<F::Output, JoinError>>>() = Some(output) };
-        }
+        let output = cell.stage.with_mut(|stage| {
+            // SAFETY: the task is complete and the handle there, so the stage is the handle's alone.
+            let Stage::Output(output) = (unsafe { &mut *stage }) else {
+                unreachable!("the handle takes the output once");
+            };
+            // SAFETY: what is read is overwritten, not dropped. (Only the output is moved, however large the future was.)
+            unsafe {
+                let output = ptr::read(output);
+                stage.write(Stage::Empty);
+                output
+            }
+        });
+        let output = output.map_err(|failure| JoinError::new(&cell.header, failure));
+        // SAFETY: the handle's `T` is `F::Output` (see `allocate`), and it lends us a place for one.
+        unsafe { into.cast::<Result<F::Output, JoinError>>().write(output) };
     }
 
     /// # Safety
@@ -282,6 +297,14 @@ impl Shared {
 
 impl Clone for Shared {
     fn clone(&self) -> Shared {
+        if Executor::has(self) {
+            // SAFETY: this is the owner.
+            let stock = unsafe { &self.owned().stock };
+            if stock.get() > 1 {
+                stock.set(stock.get() - 1);
+                return Shared(self.0);
+            }
+        }
         // Relaxed: a new reference is made from an old one, which keeps the cell; handing it to a thread orders the rest.
         let before = self.references.fetch_add(1, Relaxed);
         // As in std's Arc: forgetting two thousand million clones must not wrap around to a free cell.
@@ -303,16 +326,35 @@ impl Deref for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let task = self.0.as_ptr();
-        // SAFETY: `self` is counted until the subtraction below. The place is named through the pointer, so that no
-        // reference to the header lives on after that.
-        let references = unsafe { &(*task).references };
-        // If one is left it is ours, and nobody can make another: no read-modify-write is needed. Acquire, here and below,
-        // pairs with the Release of every other holder's subtraction: whatever they did to the cell happened before it is freed.
-        if references.load(Acquire) == 1 || references.fetch_sub(1, AcqRel) == 1 {
-            // SAFETY: that was the last reference.
-            unsafe { ((*task).vtable.free)(self.0) };
+        if Executor::has(self) {
+            // SAFETY: this is the owner.
+            let stock = unsafe { &self.owned().stock };
+            // While the owner has some, that keeps the cell, and this one goes back to them.
+            if stock.get() > 0 {
+                return stock.set(stock.get() + 1);
+            }
         }
+        // SAFETY: the reference is given up here.
+        unsafe { give_up(self.0, 1) };
+    }
+}
+
+/// Gives up `count` references, and frees the cell if those were the last.
+///
+/// # Safety
+///
+/// The caller has them, and uses them no more.
+pub(super) unsafe fn give_up(task: NonNull<Header>, count: usize) {
+    // SAFETY: the references last until the subtraction below. The place is named through the pointer, so that no
+    // reference to the header lives on after that.
+    let references = unsafe { &(*task.as_ptr()).references };
+    // If no others are left nobody can make any: no read-modify-write is needed. Acquire, here and below,
+    // pairs with the Release of every other holder's subtraction: whatever they did to the cell happened before it is freed.
+    if references.load(Acquire) == count || references.fetch_sub(count, AcqRel) == count {
+        // SAFETY: those were the last references.
+        unsafe { Executor::keep_mailbox_of(task) };
+        // SAFETY: those were the last references.
+        unsafe { ((*task.as_ptr()).vtable.free)(task) };
     }
 }
 

@@ -25,20 +25,8 @@ use crate::sync::{Arc, Cell, UnsafeCell, mutant};
 pub(in crate::runtime) struct Header {
     /// The place in a remote list or an inbox. Belongs to whoever turned QUEUED on, then to the list.
     pub(super) link: Link,
-    /// What other threads want of the owner.
-    pub(super) remote: Remote,
-    /// Who may read the output, and whom to wake when it is there.
-    pub(super) join: Join,
     /// The waker of whoever awaits the `JoinHandle`. Whose it is to touch follows from `join`.
     pub(super) join_waker: UnsafeCell<Option<Waker>>,
-    /// How many own a share of this memory.
-    pub(super) references: AtomicUsize,
-    /// Plain words; see [`Header::owned`].
-    owned: Owned,
-    /// What depends on the type of the future.
-    pub(super) vtable: &'static VTable,
-    /// The owner's mailbox, or a stealable task's home; see [`Header::mailbox`].
-    mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
     /// Where it was spawned, and what it is called.
     pub(super) label: Label,
     /// Its number.
@@ -46,27 +34,47 @@ pub(in crate::runtime) struct Header {
     /// Its span, entered for each poll.
     #[cfg(feature = "tracing")]
     pub(super) span: tracing::Span,
+    /// How many references to this memory there are, those that the owner has in stock included.
+    pub(super) references: AtomicUsize,
+    /// What other threads want of the owner.
+    pub(super) remote: Remote,
+    /// Who may read the output, and whom to wake when it is there.
+    pub(super) join: Join,
+    /// Plain words; see [`Header::owned`]. From their last ones to the stage behind the header is what a wake and a poll touch.
+    owned: Owned,
+    /// The owner's mailbox, or a stealable task's home; see [`Header::mailbox`].
+    mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
+    /// What depends on the type of the future.
+    pub(super) vtable: &'static VTable,
 }
 
 /// The words that only the owner touches, once it has adopted the task. Before that, only the one who creates it does.
+#[repr(C)]
 pub(super) struct Owned {
-    /// Whether the task is in the owner's list.
-    pub(super) life: Cell<Life>,
-    /// Whether the task is in the ready queue.
-    pub(super) ready: Cell<bool>,
-    /// Whether the task is to be cancelled instead of polled.
-    pub(super) aborted: Cell<bool>,
+    /// The neighbours in the task list.
+    pub(super) list_prev: Cell<Option<NonNull<Header>>>,
+    /// See `list_prev`.
+    pub(super) list_next: Cell<Option<NonNull<Header>>>,
+    /// How many of the references are the owner's: one as long as it has a use for the task, and beyond that those that it gives
+    /// out, and takes back, without an atomic instruction. None once it has let the task go.
+    pub(super) stock: Cell<usize>,
     /// How many polls its owner had made when it came.
     pub(super) born: Cell<u64>,
     /// How many operations wait as this task.
     pub(super) waiters: Cell<usize>,
     /// The next in the ready queue.
     pub(super) ready_next: Cell<Option<NonNull<Header>>>,
-    /// The neighbours in the task list.
-    pub(super) list_prev: Cell<Option<NonNull<Header>>>,
-    /// See `list_prev`.
-    pub(super) list_next: Cell<Option<NonNull<Header>>>,
+    /// Whether the task is in the owner's list.
+    pub(super) life: Cell<Life>,
+    /// Whether the task is in the ready queue.
+    pub(super) ready: Cell<bool>,
+    /// Whether the task is to be cancelled instead of polled.
+    pub(super) aborted: Cell<bool>,
 }
+
+/// References that the owner of a task that it spawned itself has in stock: more than wakers of one task are held at a time.
+/// Should they run out, or the task have come from elsewhere, references are made by an atomic instruction.
+const STOCK: usize = 1 << 16;
 
 /// Where a task is in its life, as its owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,40 +88,52 @@ pub(super) enum Life {
 }
 
 impl Header {
-    /// A header with references for two: the owner's side (or the `TaskRef` that will become it) and the `JoinHandle`.
-    pub(super) fn new(
+    /// Writes a header with references for two: the owner's side (or the `TaskRef` that will become it) and the `JoinHandle`.
+    ///
+    /// Word by word, where it shall be: a header that is put together elsewhere and copied costs more than all that is in it.
+    ///
+    /// # Safety
+    ///
+    /// `place` is memory for a header, and nobody else's.
+    pub(super) unsafe fn write(
+        place: NonNull<Header>,
         origin: Origin,
         vtable: &'static VTable,
         mailbox: Option<Arc<Mailbox>>,
         label: Label,
-    ) -> Header {
+    ) {
+        let (stock, remote) = match origin {
+            Origin::Here => (STOCK, 0),
+            Origin::Elsewhere => (1, QUEUED | FRESH),
+            Origin::Placed => (1, QUEUED),
+        };
         let id = TaskId::next();
-        Header {
+        #[cfg(feature = "tracing")]
+        let span = label.span(id);
+        let header = place.as_ptr();
+        // SAFETY: the caller's own promise. Every field is written, in their order.
+        unsafe {
+            (&raw mut (*header).link).write(Link::new());
+            (&raw mut (*header).join_waker).write(UnsafeCell::new(None));
+            (&raw mut (*header).label).write(label);
+            (&raw mut (*header).id).write(id);
             #[cfg(feature = "tracing")]
-            span: label.span(id),
-            link: Link::new(),
-            remote: Remote(AtomicU8::new(match origin {
-                Origin::Here => 0,
-                Origin::Elsewhere => QUEUED | FRESH,
-                Origin::Placed => QUEUED,
-            })),
-            join: Join(AtomicU8::new(HANDLE)),
-            join_waker: UnsafeCell::new(None),
-            references: AtomicUsize::new(2),
-            owned: Owned {
-                life: Cell::new(Life::Fresh),
-                ready: Cell::new(false),
-                aborted: Cell::new(false),
-                born: Cell::new(0),
-                waiters: Cell::new(0),
-                ready_next: Cell::new(None),
-                list_prev: Cell::new(None),
-                list_next: Cell::new(None),
-            },
-            vtable,
-            mailbox: UnsafeCell::new(mailbox),
-            label,
-            id,
+            (&raw mut (*header).span).write(span);
+            (&raw mut (*header).references).write(AtomicUsize::new(stock + 1));
+            (&raw mut (*header).remote).write(Remote(AtomicU8::new(remote)));
+            (&raw mut (*header).join).write(Join(AtomicU8::new(HANDLE)));
+            let owned = &raw mut (*header).owned;
+            (&raw mut (*owned).list_prev).write(Cell::new(None));
+            (&raw mut (*owned).list_next).write(Cell::new(None));
+            (&raw mut (*owned).stock).write(Cell::new(stock));
+            (&raw mut (*owned).born).write(Cell::new(0));
+            (&raw mut (*owned).waiters).write(Cell::new(0));
+            (&raw mut (*owned).ready_next).write(Cell::new(None));
+            (&raw mut (*owned).life).write(Cell::new(Life::Fresh));
+            (&raw mut (*owned).ready).write(Cell::new(false));
+            (&raw mut (*owned).aborted).write(Cell::new(false));
+            (&raw mut (*header).mailbox).write(UnsafeCell::new(mailbox));
+            (&raw mut (*header).vtable).write(vtable);
         }
     }
 
@@ -130,6 +150,16 @@ impl Header {
     pub(super) unsafe fn mailbox(&self) -> Option<&Arc<Mailbox>> {
         // SAFETY: written by `settle` alone, before anyone but its caller may look; read-only from then on.
         self.mailbox.with(|mailbox| unsafe { (*mailbox).as_ref() })
+    }
+
+    /// Takes the mailbox out of a header that is about to be freed.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else refers to the task any more.
+    pub(super) unsafe fn take_mailbox(&self) -> Option<Arc<Mailbox>> {
+        // SAFETY: the caller's own promise.
+        self.mailbox.with_mut(|mailbox| unsafe { (*mailbox).take() })
     }
 
     /// Says whose the task is, if nobody has said so before. The next change of the remote word publishes it.
@@ -327,6 +357,15 @@ pub(super) struct Completed {
     pub(super) has_waker: bool,
 }
 
+/// Where a handle is at a transition of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// On the thread of the task's owner, so that nothing of the task's can happen at the same time.
+    Owner,
+    /// Anywhere else; or nobody knows.
+    Elsewhere,
+}
+
 /// What the handle finds at a transition of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -360,25 +399,45 @@ impl Join {
     }
 
     /// Handle: the slot has been filled; whoever turns WAKER off owns it next. If complete, it is still the handle's.
-    pub(super) fn lend_waker(&self) -> Progress {
-        let found = Join::read(self.0.fetch_or(WAKER, AcqRel));
+    pub(super) fn lend_waker(&self, side: Side) -> Progress {
+        let found = Join::read(self.set(side, 0, WAKER));
         if mutant("join: no look after lending") { Progress::Running } else { found }
     }
 
-    /// Handle: takes the slot back. If complete, the owner has it.
-    pub(super) fn retract_waker(&self) -> Progress {
-        Join::read(self.0.fetch_and(!WAKER, AcqRel))
+    /// Handle: takes the slot back, if it was lent. If complete, the owner has it.
+    pub(super) fn retract_waker(&self, side: Side) -> Progress {
+        Join::read(self.set(side, WAKER, 0))
     }
 
     /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's or empty; if not,
     /// what is in the slot is its to drop, and the output is the owner's.
-    pub(super) fn drop_handle(&self) -> Progress {
+    pub(super) fn drop_handle(&self, side: Side) -> Progress {
         if mutant("drop handle: load, then store") {
             let now = self.0.load(Acquire);
             self.0.store(now & !(HANDLE | WAKER), Relaxed);
             return Join::read(now);
         }
-        Join::read(self.0.fetch_and(!(HANDLE | WAKER), AcqRel))
+        Join::read(self.set(side, HANDLE | WAKER, 0))
+    }
+
+    /// Handle: turns bits off and on, unless the task is complete, and says what it found.
+    fn set(&self, side: Side, off: u8, on: u8) -> u8 {
+        // Acquire: pairs with the Release of `complete`. After that the word is nobody's to change, and nobody looks at the bits.
+        let before = self.0.load(Acquire);
+        if before & COMPLETE != 0 || before & !off | on == before {
+            return before;
+        }
+        match side {
+            // There is one handle, so it and the owner are the only ones who write, and both are this thread. Relaxed: who writes
+            // next is the owner, here, or the handle, which whoever moves it orders.
+            Side::Owner => {
+                self.0.store(before & !off | on, Relaxed);
+                before
+            }
+            // One of the two is zero. Release: publishes the waker in the slot to `complete`. Acquire: as above.
+            Side::Elsewhere if on == 0 => self.0.fetch_and(!off, AcqRel),
+            Side::Elsewhere => self.0.fetch_or(on, AcqRel),
+        }
     }
 
     fn read(word: u8) -> Progress {
