@@ -32,7 +32,8 @@ use crate::io::driver::thread_pool::{Answer, PoolRefused};
 /// let sum = veloq::spawn_blocking(|| (1..=1_000_000u64).sum::<u64>()).await?;
 /// assert_eq!(sum, 500_000_500_000);
 /// # Ok::<(), std::io::Error>(())
-/// # })
+/// # })?;
+/// # Ok::<(), std::io::Error>(())
 /// ```
 ///
 /// # Panics
@@ -98,7 +99,8 @@ impl<T> BlockingHandle<T> {
     /// drop(go);
     /// assert!(first.await?);
     /// # Ok::<(), std::io::Error>(())
-    /// # })
+    /// # })?;
+    /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn abort(&self) {
         if let Job::Accepted(answer) = &self.job {

@@ -50,7 +50,7 @@ pub fn alloc(size: usize) -> FixedBuf {
 }
 
 /// An empty buffer for exactly `size` bytes from this worker's pool, as soon as that has room and all who asked earlier have
-/// theirs ([`BufPool::alloc_async`](crate::io::buf::BufPool::alloc_async)).
+/// theirs ([`BufPool::alloc_async`]).
 ///
 /// # Panics
 ///

@@ -155,6 +155,8 @@ impl Shared {
 
     /// Tells every worker to end.
     pub(crate) fn stop(&self) {
+        // Before any task is dropped: a thread that its job's task lets go shall find nothing new to begin with.
+        self.blocking.close();
         // Release: pairs with the Acquire of `is_stopping`. The ring after it makes sure that each worker looks.
         self.stopping.store(true, Ordering::Release);
         for mailbox in &self.mailboxes {

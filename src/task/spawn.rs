@@ -220,3 +220,82 @@ impl<T> Drop for Aborting<T> {
         self.0.abort();
     }
 }
+
+/// What a stealable task cannot hold, each beside the same task placed where it can be held: so that it is refused for
+/// that reason alone.
+///
+/// A stream:
+///
+/// ```
+/// # async fn program(stream: veloq::net::TcpStream) {
+/// veloq::spawn_local(async move { stream.recv().await.map(drop) });
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn program(stream: veloq::net::TcpStream) {
+/// veloq::spawn(async move { stream.recv().await.map(drop) });
+/// # }
+/// ```
+///
+/// A listener that it made itself, across an await:
+///
+/// ```
+/// # async fn program() {
+/// veloq::spawn_pinned(async move || {
+///     let listener = veloq::net::TcpListener::bind("127.0.0.1:0").await?;
+///     listener.accept().await.map(drop)
+/// });
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn program() {
+/// veloq::spawn(async move {
+///     let listener = veloq::net::TcpListener::bind("127.0.0.1:0").await?;
+///     listener.accept().await.map(drop)
+/// });
+/// # }
+/// ```
+///
+/// An operation, in flight or not:
+///
+/// ```
+/// # async fn program(read: veloq::fs::ReadAt<Vec<u8>>) {
+/// veloq::spawn_local(async move { read.await.0.map(drop) });
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn program(read: veloq::fs::ReadAt<Vec<u8>>) {
+/// veloq::spawn(async move { read.await.0.map(drop) });
+/// # }
+/// ```
+///
+/// A socket for datagrams, though only to drop it:
+///
+/// ```
+/// # async fn program(socket: veloq::net::UdpSocket) {
+/// veloq::spawn_local(async move { drop(socket) });
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn program(socket: veloq::net::UdpSocket) {
+/// veloq::spawn(async move { drop(socket) });
+/// # }
+/// ```
+///
+/// What it can hold: buffers, handles, timers, channels.
+///
+/// ```
+/// # async fn program(buf: veloq::io::buf::FixedBuf, other: veloq::task::JoinHandle<u8>) {
+/// let (sender, receiver) = veloq::mesh::channel::<u8>(16);
+/// veloq::spawn(async move {
+///     veloq::time::sleep(std::time::Duration::from_millis(1)).await;
+///     drop((buf, other.await, sender, receiver));
+/// });
+/// # }
+/// ```
+#[cfg(doctest)]
+struct NotStealable;

@@ -50,7 +50,7 @@ impl Capabilities {
     ///
     /// ```
     /// let runtime = veloq::Runtime::new()?;
-    /// for feature in runtime.capabilities().refused() {
+    /// for feature in runtime.capabilities().iter().flat_map(|worker| worker.refused()) {
     ///     eprintln!("{feature}");
     /// }
     /// # Ok::<(), std::io::Error>(())

@@ -250,7 +250,7 @@ impl ThreadPool {
     }
 
     /// Refuses new jobs, and drops those that wait.
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.shared.lock();
         state.closed = true;
         let dropped = std::mem::take(&mut state.queue);
