@@ -46,8 +46,8 @@ impl Meter {
         // bytes go to the allocator.
         let before = self.out.fetch_sub(bytes, Ordering::Acquire);
         if before & AWAITED != 0 {
-            // Relaxed: whoever sees the mark twice rings twice.
-            self.out.fetch_and(!AWAITED, Ordering::Relaxed);
+            // Whoever sees the mark twice rings twice. Acquire, as above: the mark that this takes away may be a newer one.
+            self.out.fetch_and(!AWAITED, Ordering::Acquire);
             self.bell.ring();
         }
     }

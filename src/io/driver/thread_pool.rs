@@ -278,14 +278,15 @@ impl ThreadPool {
         let shared = &self.shared;
         let mut state = shared.lock();
         let spare = state.idle > if mutant("queue: any idle thread will do") { 0 } else { state.queue.len() };
-        let starts = !spare && state.threads < shared.config.threads_max;
+        let wants = !state.closed && !spare && state.threads < shared.config.threads_max;
+        // Refused by the system, with other threads there, it is merely later that the job runs: it queues, within the bound.
+        let started = wants && Shared::start_thread(shared, &mut state).is_ok();
         let refused = if state.closed {
             Some(PoolRefused::Closed)
-        } else if !spare && !starts && state.queue.len() >= shared.config.queue_max {
-            Some(PoolRefused::Full { queue_max: shared.config.queue_max })
-        } else if starts && Shared::start_thread(shared, &mut state).is_err() && state.threads == 0 {
-            // With other threads there it is merely later that the job runs.
+        } else if wants && !started && state.threads == 0 {
             Some(PoolRefused::NoThread)
+        } else if !spare && !started && state.queue.len() >= shared.config.queue_max {
+            Some(PoolRefused::Full { queue_max: shared.config.queue_max })
         } else {
             None
         };

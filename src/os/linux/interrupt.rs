@@ -12,14 +12,18 @@
 use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Signals have numbers below this.
 const SIGNALS: usize = 65;
 
 /// What handled each signal before.
 static BEFORE: [OnceLock<libc::sigaction>; SIGNALS] = [const { OnceLock::new() }; SIGNALS];
+
+/// Held while a handler is installed.
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// What is done when the thread is interrupted; says whether the signal was meant for it.
 type OnInterrupt = Box<dyn Fn(&Registers) -> bool>;
@@ -31,8 +35,8 @@ thread_local! {
 
 struct Target {
     on_interrupt: OnInterrupt,
-    /// One past the stack's last byte.
-    stack_end: usize,
+    /// The thread's own stack.
+    stack: Range<usize>,
 }
 
 /// While it lives, its thread can be interrupted.
@@ -51,7 +55,7 @@ impl Interruptible {
     /// If the thread has one already.
     pub(crate) fn new(on_interrupt: OnInterrupt) -> Interruptible {
         assert!(TARGET.get().is_null(), "a thread is interrupted on behalf of one runtime");
-        let target = Box::into_raw(Box::new(Target { on_interrupt, stack_end: stack_end().unwrap_or(0) }));
+        let target = Box::into_raw(Box::new(Target { on_interrupt, stack: own_stack().unwrap_or(0..0) }));
         TARGET.set(target);
         // SAFETY: the call has no preconditions.
         Interruptible { target, thread: unsafe { libc::gettid() } }
@@ -72,8 +76,8 @@ impl Drop for Interruptible {
     }
 }
 
-/// Where the calling thread's stack ends.
-fn stack_end() -> Option<usize> {
+/// Where the calling thread's stack is.
+fn own_stack() -> Option<Range<usize>> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let (mut base, mut bytes) = (ptr::null_mut(), 0);
     // SAFETY: the attributes are made by the first call, and only if it succeeds read by the second and destroyed by the third.
@@ -83,7 +87,7 @@ fn stack_end() -> Option<usize> {
         }
         let found = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut base, &raw mut bytes);
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        (found == 0).then(|| base.addr() + bytes)
+        (found == 0).then(|| base.addr()..base.addr() + bytes)
     }
 }
 
@@ -95,6 +99,11 @@ fn stack_end() -> Option<usize> {
 pub(crate) fn handle(signal: i32) -> io::Result<()> {
     let before = usize::try_from(signal).ok().and_then(|signal| BEFORE.get(signal));
     let before = before.ok_or(io::ErrorKind::InvalidInput)?;
+    if matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // Who finds the signal handled must find it handled in fact.
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if before.get().is_some() {
         return Ok(());
     }
@@ -106,7 +115,7 @@ pub(crate) fn handle(signal: i32) -> io::Result<()> {
         }
         found.assume_init()
     };
-    // Known before our handler can run. Of two threads that come here at once, the second may find the first one's handler.
+    // Known before our handler can run.
     if found.sa_sigaction != on_signal as *const () as usize && before.set(found).is_ok() {
         // SAFETY: a sigaction is plain data, for which zeros are valid.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -135,7 +144,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
         // handler with SA_SIGINFO the interrupted thread's context.
         let ours = unsafe {
             let target = &*target;
-            let registers = Registers::of(&*context.cast::<libc::ucontext_t>(), target.stack_end);
+            let registers = Registers::of(&*context.cast::<libc::ucontext_t>(), &target.stack);
             (target.on_interrupt)(&registers)
         };
         if ours {
@@ -173,12 +182,13 @@ pub(crate) struct Registers {
     /// Where the function returns to.
     #[cfg(target_arch = "aarch64")]
     pub(crate) link: u64,
-    stack_end: u64,
+    /// The first byte of the thread's own stack, and the first behind it.
+    own_stack: (u64, u64),
 }
 
 impl Registers {
     #[cfg(target_arch = "x86_64")]
-    fn of(context: &libc::ucontext_t, stack_end: usize) -> Registers {
+    fn of(context: &libc::ucontext_t, own_stack: &Range<usize>) -> Registers {
         let register = |index: i32| {
             let index = usize::try_from(index).expect("registers are numbered from 0");
             context.uc_mcontext.gregs[index].cast_unsigned()
@@ -187,33 +197,35 @@ impl Registers {
             instruction: register(libc::REG_RIP),
             stack: register(libc::REG_RSP),
             frame: register(libc::REG_RBP),
-            stack_end: stack_end as u64,
+            own_stack: (own_stack.start as u64, own_stack.end as u64),
         }
     }
 
     #[cfg(target_arch = "aarch64")]
-    fn of(context: &libc::ucontext_t, stack_end: usize) -> Registers {
+    fn of(context: &libc::ucontext_t, own_stack: &Range<usize>) -> Registers {
         let machine = &context.uc_mcontext;
         Registers {
             instruction: machine.pc,
             stack: machine.sp,
             frame: machine.regs[29],
             link: machine.regs[30],
-            stack_end: stack_end as u64,
+            own_stack: (own_stack.start as u64, own_stack.end as u64),
         }
     }
 
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    fn of(_: &libc::ucontext_t, _: usize) -> Registers {
+    fn of(_: &libc::ucontext_t, _: &Range<usize>) -> Registers {
         Registers::default()
     }
 
     /// Copies the newest part of the interrupted stack, as much as there is room for. How many words. To be called by the thread
     /// that was interrupted.
     pub(crate) fn copy_stack(&self, into: &mut [u64]) -> usize {
-        let words = self.stack_end.saturating_sub(self.stack) / 8;
-        let aligned = self.stack.is_multiple_of(8) && self.stack_end > 0;
-        let words = if aligned { usize::try_from(words).unwrap_or(0).min(into.len()) } else { 0 };
+        let (start, end) = self.own_stack;
+        let words = end.saturating_sub(self.stack) / 8;
+        // A coroutine runs on a stack of its own, of which nobody here knows where it ends.
+        let readable = start <= self.stack && self.stack.is_multiple_of(8);
+        let words = if readable { usize::try_from(words).unwrap_or(0).min(into.len()) } else { 0 };
         let from = ptr::with_exposed_provenance::<u64>(usize::try_from(self.stack).unwrap_or(0));
         for (index, word) in into[..words].iter_mut().enumerate() {
             // SAFETY: these words lie between the stack pointer and the end of this thread's own stack, which is mapped and which

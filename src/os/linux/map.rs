@@ -24,7 +24,7 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 
 /// The size of the huge pages that x86-64 and, with 4 KiB pages, AArch64 have by default.
 const HUGE: usize = 2 << 20;
@@ -65,7 +65,7 @@ impl Mapping {
     ///
     /// What the kernel answered: `ENOMEM` when there is no room.
     pub(crate) fn guarded(len: usize, advise_huge: bool) -> io::Result<Mapping> {
-        let mapping = Mapping::within_guards(len, MapFlags::PRIVATE)?;
+        let mapping = Mapping::within_guards(len)?;
         if advise_huge && len >= HUGE {
             // Advice: where it is not heard (a kernel built without huge pages) the pages are small, and all is well.
             // SAFETY: the range is this mapping's, and the advice changes how it is backed, not what is in it.
@@ -83,10 +83,25 @@ impl Mapping {
         if !len.is_multiple_of(HUGE) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Mapping::within_guards(len, MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB)
+        let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+        // Mapped where there is nothing, then the guards where there is nothing: mapping over a reservation would, if it
+        // failed, leave a hole that another thread's memory may fill before the reservation is unmapped.
+        // SAFETY: a null hint without `MAP_FIXED` replaces nothing.
+        let base =
+            unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
+        let base =
+            NonNull::new(base.cast::<u8>()).expect("the kernel maps nothing at address 0 unless told to");
+        let mut mapping = Mapping { base, len, reserved: (base, len) };
+        let start = base.as_ptr().wrapping_sub(GUARD);
+        guard(start)?;
+        // What is unmapped grows with each guard that stands, and stays one range.
+        mapping.reserved = (NonNull::new(start).expect("mapped just now"), GUARD + len);
+        guard(base.as_ptr().wrapping_add(len))?;
+        mapping.reserved.1 += GUARD;
+        Ok(mapping)
     }
 
-    fn within_guards(len: usize, flags: MapFlags) -> io::Result<Mapping> {
+    fn within_guards(len: usize) -> io::Result<Mapping> {
         let align = if len >= HUGE { HUGE } else { GUARD };
         let room = len.checked_add(align + 2 * GUARD).ok_or(io::ErrorKind::OutOfMemory)?;
         let start = reserve(room, ProtFlags::empty())?;
@@ -96,11 +111,9 @@ impl Mapping {
         let base = unsafe { start.add(before) };
         // From here on the reservation is unmapped by this value, whatever comes.
         let mapping = Mapping { base, len, reserved: (start, room) };
-        // SAFETY: `MAP_FIXED` replaces what is mapped there, which is this reservation's own and used by nobody.
-        unsafe {
-            let prot = ProtFlags::READ | ProtFlags::WRITE;
-            mmap_anonymous(base.as_ptr().cast(), len, prot, flags | MapFlags::FIXED)?;
-        }
+        // Opened rather than mapped again: if that fails, the range is still this reservation's.
+        // SAFETY: the range is this reservation's own and used by nobody.
+        unsafe { mprotect(base.as_ptr().cast(), len, MprotectFlags::READ | MprotectFlags::WRITE) }?;
         Ok(mapping)
     }
 
@@ -115,10 +128,18 @@ impl Mapping {
     }
 }
 
+/// Maps a guard at `start`, if nothing is mapped there.
+fn guard(start: *mut u8) -> io::Result<()> {
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+    // SAFETY: `MAP_FIXED_NOREPLACE` fails where anything is mapped, so no memory that anyone knows of is replaced.
+    let mapped = unsafe { mmap_anonymous(start.cast(), GUARD, ProtFlags::empty(), flags) }?;
+    assert!(std::ptr::eq(mapped.cast(), start), "every kernel that Veloq runs on knows the flag");
+    Ok(())
+}
+
 /// Maps `len` bytes wherever the kernel likes.
 fn reserve(len: usize, prot: ProtFlags) -> io::Result<NonNull<u8>> {
-    // What cannot be touched need not be backed by memory or swap, whatever the machine's policy.
-    let flags = if prot.is_empty() { MapFlags::PRIVATE | MapFlags::NORESERVE } else { MapFlags::PRIVATE };
+    let flags = MapFlags::PRIVATE;
     // SAFETY: a null hint without `MAP_FIXED` lets the kernel choose a free range, so no memory that anyone knows of is
     // replaced.
     let base = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, flags) }?;

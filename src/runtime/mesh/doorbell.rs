@@ -132,13 +132,6 @@ impl Doorbell {
         }
     }
 
-    /// Tells the receiver that the remote list has something for which it need not be woken. Publish first.
-    pub(crate) fn leave_word(&self) -> Receiver {
-        // As in `strike`; the receiver does not look at this bit before it sleeps, so there is nothing to fence.
-        let before = self.control.fetch_or(UNHURRIED, AcqRel);
-        if before & CLOSED == 0 { Receiver::Open } else { Receiver::Closed }
-    }
-
     /// Sets `bit` and does what the module's text argues. Returns the word as it was, and whether this has unparked the receiver.
     fn strike(&self, word: &AtomicUsize, bit: usize) -> (usize, bool) {
         if mutant("ring: skip by a load") && word.load(Relaxed) & bit != 0 {
@@ -179,8 +172,7 @@ impl Doorbell {
     pub(crate) fn take_remote(&self) -> bool {
         // Relaxed look first: silence costs no read-modify-write. A ring that this look misses is found next turn, and
         // before any sleep by `announce_sleep`.
-        const BOTH: usize = REMOTE | UNHURRIED;
-        self.control.load(Relaxed) & BOTH != 0 && self.control.fetch_and(!BOTH, Acquire) & BOTH != 0
+        self.control.load(Relaxed) & REMOTE != 0 && self.control.fetch_and(!REMOTE, Acquire) & REMOTE != 0
     }
 
     /// Takes the bits of the mesh and calls `visit` with the number of each sender that rang. For the receiver.
@@ -265,9 +257,6 @@ const REMOTE: usize = 1;
 /// The bit of the control word that says that the receiver has closed.
 const CLOSED: usize = 2;
 
-/// The bit of the control word that stands for what is in the remote list and can wait until the receiver wakes by itself.
-const UNHURRIED: usize = 4;
-
 /// The receiver takes its turns.
 const AWAKE: u8 = 0;
 
@@ -338,19 +327,6 @@ mod tests {
         assert_eq!(unparked.load(Ordering::Relaxed), 1, "who summons unparks, and the ringer need not");
         assert_eq!(bell.wake_up(), WokenAs::Searcher);
         assert_eq!(bell.wake_up(), WokenAs::Itself);
-    }
-
-    #[test]
-    fn what_can_wait_does_not_wake_and_is_found() {
-        let (bell, unparked) = doorbell(1);
-        assert_eq!(bell.announce_sleep(), Ok(()));
-        assert_eq!(bell.leave_word(), Receiver::Open);
-        assert_eq!(bell.ring_remote(), Receiver::Woken, "a word that was left is no ring to rely on");
-        assert_eq!(unparked.load(Ordering::Relaxed), 1);
-        assert!(bell.take_remote());
-        assert_eq!(bell.leave_word(), Receiver::Open);
-        assert_eq!(bell.announce_sleep(), Ok(()), "it can wait for longer");
-        assert!(bell.take_remote() && !bell.take_remote());
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl Executor {
             wakes_remote: Cell::new(0),
             overflow: Cell::new(false),
             random,
-            spare: RefCell::default(),
+            // All its room from the start: a task may be freed by a wake, which allocates nothing.
+            spare: RefCell::new(Vec::with_capacity(SPARE_MAX)),
         })
     }
 
@@ -151,8 +152,10 @@ impl Executor {
     pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
         // SAFETY: it is not Fresh, so it was born with its mailbox or has been adopted, as the caller has seen.
         let owner = unsafe { task.mailbox() }?;
+        // A pointer: `f` may take the mailbox out of the header.
+        let owner = &raw const **owner;
         // The header keeps its mailbox, so no other mailbox has this address.
-        Executor::with_current(|local| Arc::ptr_eq(&local.mailbox, owner).then(|| f(local))).flatten()
+        Executor::with_current(|local| ptr::eq(&raw const *local.mailbox, owner).then(|| f(local))).flatten()
     }
 
     /// Whether the `Executor` that is entered on this thread owns the task, so that the owner's words are this thread's to touch. No
@@ -379,7 +382,9 @@ impl Executor {
                 count
             }
         };
-        self.overflow.set(queue.in_ring() > 0 && queue.in_inbox() > 0);
+        // Whatever thieves have done to the ring since: what it had no room for is looked at again. If it had room and nothing came,
+        // a sender is half way, and will ring.
+        self.overflow.set((count > 0 || !was_empty) && queue.in_inbox() > 0);
         // A single task that is next need not be shown to thieves.
         if count > 1 || count == 1 && !(was_empty && self.foreground.first.get().is_none()) {
             self.mailbox.spawner().wake_searcher();

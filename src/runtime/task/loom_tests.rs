@@ -593,3 +593,52 @@ fn loom_references_made_here_and_dropped_there_add_up() {
 fn loom_mutant_stock_for_whoever_asks() {
     model::catches("owner: whoever asks", stock_against_elsewhere);
 }
+
+/// A finished task is given back while another task is woken. Who gives back may stand still half way, so
+/// that the owner finds the woken task behind a gap, and goes to sleep: then it must be rung for it.
+fn give_back_against_wake() {
+    let unparks = Arc::new(AtomicUsize::new(0));
+    let unpark = Arc::clone(&unparks);
+    let mailbox = Mailbox::new(&Spawner::new(1, false), 0, move || {
+        unpark.fetch_add(1, Relaxed);
+    });
+    let local = Executor::new(mailbox);
+    let (messages, slot) = messages();
+    let handle = spawn(&local, waits_for(1, &messages, &slot));
+    turn(&local);
+    let waker = slot.take().expect("it was polled");
+    // To the list all nodes are alike: one that was never polled stands for one that has ended.
+    let (other, other_handle) = TaskRef::new_remote_at(|| async {}, local.mailbox(), Location::caller());
+    let giver = thread::spawn({
+        let mailbox = Arc::clone(local.mailbox());
+        move || mailbox.give_back(other.into_shared())
+    });
+    let woken = thread::spawn({
+        let messages = messages.clone();
+        move || {
+            messages[0].store(1, Relaxed);
+            waker.wake();
+        }
+    });
+    turn(&local);
+    let sleeps = local.mailbox().doorbell().announce_sleep().is_ok();
+    giver.join().expect("it does not panic");
+    woken.join().expect("it does not panic");
+    if sleeps {
+        assert!(handle.is_finished() || unparks.load(Relaxed) > 0, "it sleeps, and its task is ready");
+        local.mailbox().doorbell().wake_up();
+    }
+    turn(&local);
+    assert!(handle.is_finished(), "a wake was lost");
+    drop(other_handle);
+}
+
+#[test]
+fn loom_a_wake_behind_a_task_given_back_is_rung_for() {
+    model::holds(give_back_against_wake);
+}
+
+#[test]
+fn loom_mutant_given_back_without_a_ring() {
+    model::catches("give back: ring nobody", give_back_against_wake);
+}

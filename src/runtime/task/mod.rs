@@ -121,7 +121,8 @@
 //! The **home** of a stealable task is the worker whose poll was the first to be pending. Its mailbox is written then, before
 //! RUNNING is turned off, and nobody reads it before: until then a wake has nothing to push. The home keeps the task in its
 //! list, so that it is found at the end; a wake from a thread that is no worker of the runtime goes to its queue. A worker that
-//! finishes the task elsewhere gives it back by the home's remote list, without waking the home: there is only a header left.
+//! finishes the task elsewhere gives it back by the home's remote list, and rings: there is only a header left, but the push may
+//! have left a gap that somebody else's wake fell behind.
 //! How the last of them are found at the end is told in [`spawner`](super::spawner).
 //!
 //! # Closing

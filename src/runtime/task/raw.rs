@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use super::executor::Executor;
 use super::join::{Failure, JoinError, JoinHandle};
 use super::label::Label;
-use super::state::{Begun, Header, Origin};
+use super::state::{Begun, Header, Origin, STOCK};
 use super::waker;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -329,8 +329,9 @@ impl Drop for Shared {
         if Executor::has(self) {
             // SAFETY: this is the owner.
             let stock = unsafe { &self.owned().stock };
-            // While the owner has some, that keeps the cell, and this one goes back to them.
-            if stock.get() > 0 {
+            // While the owner has some, that keeps the cell, and this one goes back to them. Up to a bound: each wake from elsewhere
+            // makes one, and the count of all shall not grow with them.
+            if (1..2 * STOCK).contains(&stock.get()) {
                 return stock.set(stock.get() + 1);
             }
         }

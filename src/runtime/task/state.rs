@@ -72,9 +72,10 @@ pub(super) struct Owned {
     pub(super) aborted: Cell<bool>,
 }
 
-/// References that the owner of a task that it spawned itself has in stock: more than wakers of one task are held at a time.
-/// Should they run out, or the task have come from elsewhere, references are made by an atomic instruction.
-const STOCK: usize = 1 << 16;
+/// References that the owner of a task that it spawned itself has in stock: more than most tasks ever give to other threads,
+/// where they are dropped and do not come back. Should they run out, or the task have come from elsewhere, references are
+/// made by an atomic instruction.
+pub(super) const STOCK: usize = 1 << 16;
 
 /// Where a task is in its life, as its owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
