@@ -7,7 +7,9 @@
 //!
 //! `VELOQ_RECYCLES` says how many buffers are recycled, `scripts/storm` runs a million.
 
-use std::future::poll_fn;
+#![expect(unsafe_code, reason = "a waker with a vtable of its own")]
+
+use std::future::{Future, poll_fn};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -15,7 +17,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::task::Poll;
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -162,6 +164,52 @@ fn lists_are_written_and_read_in_order() {
         let (read, list) = file.read_vectored_at(vec![Vec::with_capacity(8), vec![1; 8]], 4).await;
         assert_eq!((read.expect("it can be read"), list), (6, vec![b"cdefyz".to_vec(), Vec::new()]));
     });
+}
+
+/// A waker that is the program's code throughout: whenever it is cloned, woken or dropped it takes a buffer of the pool, and
+/// waits in its queue for a moment. It stays on its thread.
+fn meddling(pool: &BuddyPool) -> Waker {
+    fn meddle(data: *const ()) {
+        // SAFETY: each copy of the waker holds a count of the pool's handle, this one among them.
+        let pool = unsafe { &*data.cast::<BuddyPool>() };
+        drop(pool.try_alloc(4096));
+        let mut waits = pin!(pool.alloc_async(4096));
+        let _ = waits.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }
+    fn clone(data: *const ()) -> RawWaker {
+        meddle(data);
+        // SAFETY: as above; the copy has a count of its own from here on.
+        unsafe { Rc::increment_strong_count(data.cast::<BuddyPool>()) };
+        RawWaker::new(data, &VTABLE)
+    }
+    fn drop_count(data: *const ()) {
+        meddle(data);
+        // SAFETY: the waker's own count, which it is at the end of.
+        unsafe { Rc::decrement_strong_count(data.cast::<BuddyPool>()) };
+    }
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, drop_count, meddle, drop_count);
+    let data = Rc::into_raw(Rc::new(pool.clone())).cast();
+    // SAFETY: the vtable counts handles as `RawWaker` asks. They are not `Send`; the test uses one thread.
+    unsafe { Waker::from_raw(RawWaker::new(data, &VTABLE)) }
+}
+
+// If any of a waker's code ran while the pool's queue is borrowed, that code could not use the pool: it would panic.
+#[test]
+fn a_wakers_own_code_may_use_the_pool_it_waits_for() {
+    let pool = BuddyPool::new(1 << 16).expect("64 KiB can be mapped");
+    let all = pool.alloc(1 << 16);
+    let [mut first, mut second] = [(); 2].map(|()| Box::pin(pool.alloc_async(1 << 16)));
+    for _ in 0..2 {
+        // A new waker each time, so that the one before is replaced.
+        let waker = meddling(&pool);
+        assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    drop(first);
+    drop(all);
+    assert!(second.as_mut().poll(&mut Context::from_waker(&meddling(&pool))).is_ready());
+    drop(second);
+    assert_eq!((pool.stats().waiting, pool.stats().blocks_out), (0, 0));
 }
 
 // A connection that sees another's mark has seen another's bytes: a length that was not set back, a range that reaches into

@@ -25,6 +25,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/io/buf/fixed.rs", "owns raw memory, part of it uninitialised"),
     ("src/io/buf/io_buf.rs", "the promises that buffers make to the kernel, made for each type by hand"),
     ("src/io/buf/owned.rs", "shares with all threads what only one of them can reach"),
+    ("src/io/buf/poison.rs", "two functions of the sanitizer's runtime"),
     ("src/io/buf/returns.rs", "a block given back may be the last, and its home then freed on any thread"),
     ("src/io/buf/ring.rs", "raw pointers to a header that lives until the last buffer is back"),
     ("src/io/buf/shared.rs", "the promises of a buffer, restated for shared bytes"),
@@ -69,6 +70,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/task/state.rs", "the owner's words are plain memory in a header that other threads see"),
     ("src/runtime/task/waker.rs", "a hand-written vtable over counted references to headers"),
     ("src/signal/mod.rs", "registers signal handlers"),
+    ("tests/buffers.rs", "a waker with a vtable of its own"),
     ("tests/limits.rs", "installs a seccomp filter"),
 ];
 

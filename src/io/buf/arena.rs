@@ -36,6 +36,7 @@ use super::bell::Bell;
 use super::buddy::{self, Buddy};
 use super::fixed::{FixedBuf, Home};
 use super::owned::Owned;
+use super::poison::{poison, unpoison};
 use super::pool::{HugePages, PoolConfig, PoolKind, PoolStats};
 use super::returns::{Release, Returns};
 use super::slabs::{self, Slabs};
@@ -242,9 +243,13 @@ impl Arena {
     unsafe fn released(arena: NonNull<Arena>, release: Release) {
         match release {
             Release::Held => {}
-            // SAFETY: the header came from `Box::leak` in `open`, and the last one (there is one, see `returns`) comes
-            // after every use of it and of its memory.
-            Release::Last => drop(unsafe { Box::from_raw(arena.as_ptr()) }),
+            Release::Last => {
+                // SAFETY: the header came from `Box::leak` in `open`, and the last one (there is one, see `returns`) comes
+                // after every use of it and of its memory.
+                let arena = unsafe { Box::from_raw(arena.as_ptr()) };
+                // The addresses may be mapped anew, by anybody.
+                unpoison(arena.map.base(), arena.map.len());
+            }
         }
     }
 }
@@ -286,6 +291,7 @@ impl ArenaRef {
             Some(map) => map,
             None => Mapping::guarded(bytes, config.huge_pages != HugePages::Never)?,
         };
+        poison(map.base(), map.len());
         let arena = Arena {
             id: ArenaId::next(),
             map,

@@ -24,6 +24,7 @@ use std::slice;
 
 use super::arena::Arena;
 use super::meter::Meter;
+use super::poison::{poison, unpoison};
 use super::ring::Ring;
 use super::{IoBuf, IoBufMut, PAGE, Registration, SharedBuf};
 use crate::sync::Arc;
@@ -131,6 +132,7 @@ impl FixedBuf {
             capacity < PAGE || base.addr().get().is_multiple_of(PAGE),
             "from 4 KiB up every source gives whole pages"
         );
+        unpoison(base, capacity);
         FixedBuf { base, start: 0, len, capacity, home }
     }
 
@@ -347,6 +349,7 @@ impl Drop for FixedBuf {
             if unsafe { arena.as_ref() }.zeroes() {
                 self.zero();
             }
+            poison(self.base, self.capacity);
             // SAFETY: the block was lent to this buffer, which is at its end, and nobody else has the bytes.
             unsafe { Arena::give_back(arena, block) }
         } else {
@@ -363,6 +366,7 @@ impl FixedBuf {
                 if unsafe { ring.as_ref() }.zeroes() {
                     self.zero();
                 }
+                poison(self.base, self.capacity);
                 let bid = u16::try_from(bid).expect("ids of a receive ring have 16 bits");
                 // SAFETY: the buffer was taken for this value, which is at its end, and nobody else has the bytes.
                 unsafe { Ring::give_back(ring, bid) }

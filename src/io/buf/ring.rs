@@ -26,6 +26,7 @@ use std::ptr::NonNull;
 use super::arena::{Arena, ArenaRef};
 use super::fixed::{FixedBuf, Home};
 use super::owned::Owned;
+use super::poison::{poison, unpoison};
 use super::returns::{Release, Returns};
 use super::{PAGE, Registration};
 
@@ -116,6 +117,7 @@ impl Ring {
             Release::Last => {
                 // SAFETY: the header came from `Box::leak` in `carve_ring`, and the last one comes after every use.
                 let ring = unsafe { Box::from_raw(ring.as_ptr()) };
+                poison(ring.base, usize::from(ring.count) * ring.stride);
                 // SAFETY: the block was lent to this ring, none of whose buffers is left; the kernel has no business
                 // there any more, as whoever dropped the `RingBlocks` saw to.
                 unsafe { Arena::give_back(ring.arena, ring.page) };
@@ -140,6 +142,7 @@ impl ArenaRef {
         let (arena, page) = self.lend_ring(stride.checked_mul(usize::from(count))?)?;
         // SAFETY: the block that was just lent keeps the header alive.
         let base = unsafe { arena.as_ref() }.block(page);
+        unpoison(base, stride * usize::from(count));
         let ring = Ring {
             arena,
             page,
@@ -222,6 +225,10 @@ impl RingBlocks {
     /// When there is none, this is two plain loads.
     pub(crate) fn drain_returned(&self, mut each: impl FnMut(u16)) -> usize {
         let mut drained = 0;
+        let mut each = |bid| {
+            unpoison(self.ptr(bid), self.size() as usize);
+            each(bid);
+        };
         // The books are never borrowed while `each` runs.
         let next = || self.books().borrow_mut().returned.pop();
         while let Some(bid) = next() {

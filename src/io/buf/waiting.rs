@@ -16,6 +16,9 @@
 //! Nobody overtakes: while anyone is queued, the pool gives to nobody else (`alloc` then takes the heap). Hence a waiter for
 //! a large block is served as soon as what was lent when it became the first has come back, however many smaller
 //! ones others want. A future that is dropped held nothing but its place.
+//!
+//! A waker is the program's code when it is cloned, compared or dropped as much as when it wakes: it may use the pool, wait in it,
+//! or drop who waits. So none of that happens while the queue is borrowed, and what was known before it is looked up again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,7 +34,8 @@ use super::chunks::Core;
 /// Who waits for a pool. Each place belongs to a future of the program's, and goes with it.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    places: RefCell<BTreeMap<u64, Waker>>,
+    /// The wakers are behind a count, so that one can be used while the queue is not borrowed.
+    places: RefCell<BTreeMap<u64, Rc<Waker>>>,
     /// How many places there are, to be read without a borrow.
     len: Cell<usize>,
     next: Cell<u64>,
@@ -49,8 +53,9 @@ impl Queue {
 
     /// Takes a place, the last.
     fn join(&self, waker: &Waker) -> u64 {
+        let waker = waker.clone();
         let place = self.next.replace(self.next.get() + 1);
-        self.places.borrow_mut().insert(place, waker.clone());
+        self.places.borrow_mut().insert(place, Rc::new(waker));
         self.len.set(self.len.get() + 1);
         place
     }
@@ -62,12 +67,14 @@ impl Queue {
 
     /// Notes who is to be woken when `place` has become the first.
     fn update(&self, place: u64, waker: &Waker) {
-        let old = match self.places.borrow_mut().get_mut(&place) {
-            Some(noted) if !noted.will_wake(waker) => Some(std::mem::replace(noted, waker.clone())),
-            _ => None,
-        };
-        // A destructor of the program's runs when nothing is borrowed.
-        drop(old);
+        // A handle of our own, so that nothing is borrowed while the wakers are asked.
+        let noted = self.places.borrow().get(&place).map(Rc::clone);
+        if noted.as_ref().is_none_or(|noted| noted.will_wake(waker)) {
+            return;
+        }
+        let new = Rc::new(waker.clone());
+        let old = self.places.borrow_mut().get_mut(&place).map(|noted| std::mem::replace(noted, new));
+        drop((old, noted));
     }
 
     /// Gives up a place, and wakes who is first now.
@@ -75,9 +82,10 @@ impl Queue {
         let was_first = self.is_first(place);
         let own = self.places.borrow_mut().remove(&place);
         self.len.set(self.len.get() - usize::from(own.is_some()));
-        let next = self.places.borrow().first_key_value().map(|(_, waker)| waker.clone());
+        let next = self.places.borrow().first_key_value().map(|(_, waker)| Rc::clone(waker));
+        drop(own);
         if let (true, Some(next)) = (was_first, next) {
-            next.wake();
+            next.wake_by_ref();
         }
     }
 }
