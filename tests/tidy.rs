@@ -31,7 +31,6 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/io/buf/shared.rs", "the promises of a buffer, restated for shared bytes"),
     ("src/io/buf/slice.rs", "the promises of a buffer, restated for a range"),
     ("src/io/buf/vectored.rs", "the promises of a buffer, restated for a list"),
-    ("src/io/driver/descriptor.rs", "the kernel hands out numbers; here one becomes an owner"),
     ("src/io/driver/mod.rs", "declares what the encoding of an operation promises about its pointers"),
     ("src/io/driver/sim/fs.rs", "an encoding is a promise about addresses"),
     ("src/io/driver/sim/misc.rs", "an encoding is a promise about addresses"),

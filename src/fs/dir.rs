@@ -7,11 +7,12 @@
 use std::io;
 use std::path::Path;
 
-use super::{metadata, path};
+use super::metadata;
 use crate::io::op::{
     self,
     fs::{MakeDirectory, Remove, Rename},
 };
+use crate::os::system_path;
 
 /// The permission bits of a new directory, before the process's umask takes some away: as std has it.
 const DIRECTORY_MODE: u32 = 0o777;
@@ -27,7 +28,7 @@ const DIRECTORY_MODE: u32 = 0o777;
 ///
 /// When polled outside a worker.
 pub async fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
-    let (from, to) = (path::to_c(from.as_ref())?, path::to_c(to.as_ref())?);
+    let (from, to) = (system_path(from.as_ref())?, system_path(to.as_ref())?);
     op::start(Rename { from, to }).await
 }
 
@@ -41,7 +42,7 @@ pub async fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<
 ///
 /// When polled outside a worker.
 pub async fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
-    op::start(Remove { path: path::to_c(path.as_ref())?, directory: false }).await
+    op::start(Remove { path: system_path(path.as_ref())?, directory: false }).await
 }
 
 /// Removes an empty directory.
@@ -55,7 +56,7 @@ pub async fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// When polled outside a worker.
 pub async fn remove_dir(path: impl AsRef<Path>) -> io::Result<()> {
-    op::start(Remove { path: path::to_c(path.as_ref())?, directory: true }).await
+    op::start(Remove { path: system_path(path.as_ref())?, directory: true }).await
 }
 
 /// Makes a directory in one that is there.
@@ -69,7 +70,7 @@ pub async fn remove_dir(path: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// When polled outside a worker.
 pub async fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {
-    op::start(MakeDirectory { path: path::to_c(path.as_ref())?, mode: DIRECTORY_MODE }).await
+    op::start(MakeDirectory { path: system_path(path.as_ref())?, mode: DIRECTORY_MODE }).await
 }
 
 /// Makes a directory, and those above it that are not there. Others may do the same at the same time.

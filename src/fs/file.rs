@@ -15,7 +15,7 @@ use crate::io::buf::{BufResult, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Descriptor, Op, SharedDescriptor};
 use crate::io::op::{
     self,
-    fs::{Allocate, Status, Subject, Sync, Truncate},
+    fs::{Allocate, Allocation, Status, Subject, Sync, Truncate},
     misc::Close,
 };
 use crate::os;
@@ -52,21 +52,6 @@ pub struct File {
     descriptor: SharedDescriptor,
     /// What Direct I/O demands, if the file is open for it.
     alignment: Option<Alignment>,
-}
-
-/// What [`File::allocate_as`] does to a range of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Allocation {
-    /// Reserves space, and makes the file longer if the range ends after it. What is new reads as zeros.
-    #[default]
-    Extend,
-    /// Reserves space, and leaves the length as it is, so that later appends find their space.
-    KeepSize,
-    /// Makes the range read as zeros, with its space reserved; the file grows if the range ends after it.
-    Zero,
-    /// Gives the range's space back: it reads as zeros. The length stays.
-    PunchHole,
 }
 
 impl File {
@@ -110,7 +95,7 @@ impl File {
     /// kernel.
     pub fn from_std(file: std::fs::File) -> File {
         let descriptor = Descriptor::Os(file.into());
-        let alignment = descriptor.as_fd().ok().and_then(Alignment::of);
+        let alignment = descriptor.as_os().ok().and_then(Alignment::of);
         File::new(descriptor, alignment)
     }
 
@@ -123,8 +108,8 @@ impl File {
     pub fn into_std(self) -> io::Result<std::fs::File> {
         match Rc::try_unwrap(self.descriptor) {
             Ok(Descriptor::Os(fd)) => Ok(fd.into()),
-            Ok(direct @ Descriptor::Direct(_)) => direct.as_fd()?.try_clone_to_owned().map(OwnedFd::into),
-            Err(shared) => shared.as_fd()?.try_clone_to_owned().map(OwnedFd::into),
+            Ok(direct @ Descriptor::Direct(_)) => direct.as_os()?.try_clone_to_owned().map(OwnedFd::into),
+            Err(shared) => shared.as_os()?.try_clone_to_owned().map(OwnedFd::into),
         }
     }
 
@@ -134,7 +119,7 @@ impl File {
     ///
     /// `Unsupported` for a direct descriptor, which has none.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.descriptor.as_fd()
+        self.descriptor.as_os()
     }
 
     /// What Direct I/O demands of buffers, offsets and lengths; `None` for a file that goes through the page cache.
@@ -380,13 +365,7 @@ impl File {
     /// Outside a worker.
     #[track_caller]
     pub fn allocate_as(&self, allocation: Allocation, offset: u64, len: u64) -> AllocateFile {
-        let mode = match allocation {
-            Allocation::Extend => 0,
-            Allocation::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
-            Allocation::Zero => libc::FALLOC_FL_ZERO_RANGE,
-            Allocation::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-        };
-        op::start(Allocate { fd: Rc::clone(&self.descriptor), mode, offset, len })
+        op::start(Allocate { fd: Rc::clone(&self.descriptor), allocation, offset, len })
     }
 
     /// Makes the file `len` bytes long: cuts it, or lets it grow by a hole, which reads as zeros.

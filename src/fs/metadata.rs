@@ -5,9 +5,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::path;
 use crate::io::op::{self, fs::Status, fs::Subject};
-use crate::os::FileStatus;
+use crate::os::{FileStatus, system_path};
 
 /// Asks for the metadata of what `path` names, following symbolic links.
 ///
@@ -29,7 +28,7 @@ use crate::os::FileStatus;
 ///
 /// When polled outside a worker.
 pub async fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
-    status(path.as_ref(), 0).await
+    status(path.as_ref(), true).await
 }
 
 /// Asks for the metadata of what `path` names; of a symbolic link, if it names one.
@@ -42,7 +41,7 @@ pub async fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
 ///
 /// When polled outside a worker.
 pub async fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
-    status(path.as_ref(), libc::AT_SYMLINK_NOFOLLOW).await
+    status(path.as_ref(), false).await
 }
 
 /// Whether `path` names something, following symbolic links.
@@ -71,8 +70,8 @@ pub async fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
     }
 }
 
-async fn status(path: &Path, flags: i32) -> io::Result<Metadata> {
-    let subject = Subject::Path(path::to_c(path)?, flags);
+async fn status(path: &Path, follow: bool) -> io::Result<Metadata> {
+    let subject = Subject::Path(system_path(path)?, follow);
     Ok(Metadata::new(op::start(Status { subject, status: None }).await?))
 }
 

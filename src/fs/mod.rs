@@ -45,13 +45,13 @@ mod direct;
 mod file;
 mod metadata;
 mod open_options;
-mod path;
 mod read_dir;
 mod transfer;
 
+pub use crate::io::op::fs::Allocation;
 pub use dir::{create_dir, create_dir_all, remove_dir, remove_file, rename};
 pub use direct::{Alignment, Buffering, Misaligned};
-pub use file::{AllocateFile, Allocation, File, SyncFile, read, read_to_string, write};
+pub use file::{AllocateFile, File, SyncFile, read, read_to_string, write};
 pub use metadata::{FileType, Metadata, exists, metadata, symlink_metadata};
 pub use open_options::OpenOptions;
 pub use read_dir::{DirEntry, ReadDir, read_dir};

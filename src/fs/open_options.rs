@@ -3,9 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use super::{Alignment, Buffering, File, path};
+use super::{Alignment, Buffering, File};
 use crate::io::driver::Descriptor;
 use crate::io::op::{self, fs::Open};
+use crate::os::{OpenHow, system_path};
 
 /// How a file is to be opened: std's options, and what a ring can do beyond them.
 ///
@@ -139,12 +140,13 @@ impl OpenOptions {
     /// When polled outside a worker.
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let flags = self.flags()?;
-        let path = path::to_c(path.as_ref())?;
-        let open = Open { path, flags, mode: self.mode, direct: self.direct_descriptor };
+        let path = system_path(path.as_ref())?;
+        let how = OpenHow { flags, mode: self.mode };
+        let open = Open { path, how, direct: self.direct_descriptor };
         let descriptor = op::start(open).await?;
         let alignment = match &descriptor {
             _ if flags & libc::O_DIRECT == 0 => None,
-            Descriptor::Os(_) => Alignment::of(descriptor.as_fd()?),
+            Descriptor::Os(_) => Alignment::of(descriptor.as_os()?),
             Descriptor::Direct(_) => Some(Alignment::UNKNOWN),
         };
         Ok(File::new(descriptor, alignment))

@@ -44,6 +44,7 @@ use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Sl
 use super::driver::{DriverConfig, DriverHandle, Multishot, Op, SharedDescriptor};
 use super::op::{self, copy_of, net};
 use super::stash::{Reader, Stash, is_cancelled, is_dry};
+use crate::os::message;
 
 /// A connected stream socket.
 pub(crate) struct Socket {
@@ -375,8 +376,7 @@ impl Recv {
     }
 
     fn wait_until_readable(&self) -> Step {
-        let events = u32::from(libc::POLLIN.cast_unsigned());
-        Step::Wait(Op::new(op::misc::Poll { fd: Rc::clone(&self.socket.fd), events }, &self.socket.driver))
+        Step::Wait(Op::new(op::misc::Poll { fd: Rc::clone(&self.socket.fd) }, &self.socket.driver))
     }
 
     fn receive(&self, flags: i32) -> Step {
@@ -408,7 +408,7 @@ impl Recv {
                     chunk => return Poll::Ready(chunk),
                 },
                 Step::Wait(wait) => match ready!(Pin::new(wait).poll(cx)) {
-                    Ok(_) => self.receive(libc::MSG_DONTWAIT),
+                    Ok(_) => self.receive(message::DONT_WAIT),
                     // A backend that cannot wait for readiness receives at once, and the buffer waits with it.
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => self.receive(0),
                     Err(error) => return Poll::Ready(Err(error)),
@@ -690,7 +690,7 @@ impl<B: IoBuf> Write<B> {
     /// The same without a copy of the bytes.
     pub(crate) fn zero_copy(socket: &Socket, buf: B) -> Write<B> {
         let fd = Rc::clone(&socket.fd);
-        Write(Op::new(net::Send { fd, buf, flags: libc::MSG_WAITALL, zero_copy: true }, &socket.driver))
+        Write(Op::new(net::Send { fd, buf, flags: message::WAIT_ALL, zero_copy: true }, &socket.driver))
     }
 }
 
@@ -783,7 +783,7 @@ impl<B: IoBuf> Future for WriteAll<B> {
                     let send = net::Send {
                         fd: Rc::clone(&this.socket.fd),
                         buf: rest,
-                        flags: libc::MSG_WAITALL,
+                        flags: message::WAIT_ALL,
                         zero_copy: false,
                     };
                     this.step = Writing::InFlight(Op::new(send, &this.socket.driver));

@@ -23,6 +23,7 @@ use std::task::{Context, Poll};
 
 use super::buf::{FixedBuf, IoBufMut, IoBufMutVec};
 use super::driver::waiter::Waiter;
+use crate::os::error;
 
 /// What was received, in order, and whether a plain receive is with the driver.
 #[derive(Debug)]
@@ -298,12 +299,12 @@ impl Stash {
 
 /// Whether the kernel says that the operation was cancelled.
 pub(crate) fn is_cancelled(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ECANCELED)
+    error.raw_os_error() == Some(error::CANCELLED)
 }
 
 /// Whether the kernel says that the receive ring is empty.
 pub(crate) fn is_dry(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOBUFS)
+    error.raw_os_error() == Some(error::NO_BUFFERS)
 }
 
 #[cfg(test)]
@@ -336,7 +337,7 @@ mod tests {
     // An error reported before the bytes that came first would make the caller give up on a stream that has more.
     #[test]
     fn an_error_waits_for_the_bytes_before_it_and_is_reported_once() {
-        let reset = || io::Error::from_raw_os_error(libc::ECONNRESET);
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         let stash = stash_of(&["ab"]);
         stash.push(Err(reset()));
         let mut list = [Vec::with_capacity(2), Vec::with_capacity(2)];
@@ -344,7 +345,7 @@ mod tests {
         let mut buf = b"x".to_vec();
         buf.reserve(8);
         let error = stash.take_into(&mut buf, 1).expect_err("then the error");
-        assert_eq!(error.raw_os_error(), Some(libc::ECONNRESET));
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(buf, b"x");
         assert_eq!(stash.take_into(&mut buf, 1).expect("once"), 0);
     }

@@ -187,7 +187,7 @@ impl TcpStream {
     /// for a direct descriptor; an error that a dropped receive had got, which is reported once.
     pub async fn into_std(self) -> Result<(std::net::TcpStream, Vec<u8>), IntoStdError> {
         let refuse = |error, stream| Err(IntoStdError { error, stream });
-        if let Err(error) = self.socket.fd().as_fd() {
+        if let Err(error) = self.socket.fd().as_os() {
             return refuse(error, self);
         }
         let mut reader = Reader::new(self.socket.stash());
@@ -352,7 +352,7 @@ impl TcpStream {
     ///
     /// `Unsupported` for a direct descriptor, which no call outside the ring can name.
     pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.socket.fd().as_fd()
+        self.socket.fd().as_os()
     }
 
     /// Ends one or both directions. After `Write` the peer reads the end of the stream, once it has read the rest.

@@ -3,7 +3,12 @@
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::FileStatus;
+pub(crate) use linux::{
+    BorrowedDescriptor, FileStatus, OpenHow, OwnedDescriptor, RawDescriptor, SystemPath, error, forget, lend,
+    message, raw, run_anywhere, system_path,
+};
+#[cfg(windows)]
+mod windows;
 #[cfg(all(target_os = "linux", feature = "backtrace"))]
 pub(crate) use linux::frames;
 #[cfg(target_os = "linux")]
@@ -15,6 +20,10 @@ pub(crate) use linux::{
 pub(crate) use linux::{Interruptible, Registers, handle_interrupts, interrupt};
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use linux::{captured, machines};
+#[cfg(windows)]
+pub(crate) use windows::{
+    AttachedTo, BorrowedDescriptor, OwnedDescriptor, RawDescriptor, error, forget, lend, message, raw,
+};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -69,7 +69,7 @@ impl Listener {
 
     async fn wait(self) -> io::Result<()> {
         let event = Rc::new(Descriptor::Os(self.event.try_clone()?));
-        start(Poll { fd: event, events: u32::from(libc::POLLIN.cast_unsigned()) }).await.map(drop)
+        start(Poll { fd: event }).await
     }
 }
 

@@ -90,8 +90,7 @@ mod tests {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         io::Write::write_all(&mut theirs, b"x").expect("there is room");
         let fd = Rc::new(Descriptor::Os(ours.into()));
-        let events = u32::from(libc::POLLIN.cast_unsigned());
-        let ready = start(Poll { fd, events }).deadline(Duration::from_secs(100)).await;
-        assert_eq!(ready.expect("a byte is there") & events, events);
+        let ready = start(Poll { fd }).deadline(Duration::from_secs(100)).await;
+        ready.expect("a byte is there");
     }
 }

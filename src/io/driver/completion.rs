@@ -35,7 +35,7 @@ impl Completion {
 
     /// The terminal answer of an operation that was removed before the kernel saw it.
     pub(crate) fn cancelled() -> Completion {
-        Completion::failed(io::Error::from_raw_os_error(libc::ECANCELED))
+        Completion::failed(io::Error::from_raw_os_error(crate::os::error::CANCELLED))
     }
 
     /// The answer as a count of bytes.

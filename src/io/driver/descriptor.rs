@@ -9,14 +9,15 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+
+use crate::os::{self, BorrowedDescriptor, OwnedDescriptor, RawDescriptor};
 
 /// An open file or socket.
 #[derive(Debug)]
 pub enum Descriptor {
     /// A descriptor of the process, as std and every other library understand it.
-    Os(OwnedFd),
+    Os(OwnedDescriptor),
     /// An index in the table of one worker's ring: cheaper for the kernel to look up, and meaningless elsewhere.
     Direct(DirectDescriptor),
 }
@@ -30,9 +31,9 @@ impl Descriptor {
     /// # Errors
     ///
     /// `Unsupported` for a direct descriptor, which no call outside the ring can name.
-    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+    pub fn as_os(&self) -> io::Result<BorrowedDescriptor<'_>> {
         match self {
-            Descriptor::Os(fd) => Ok(fd.as_fd()),
+            Descriptor::Os(fd) => Ok(os::lend(fd)),
             Descriptor::Direct(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "a direct descriptor belongs to its ring and has no descriptor of the process",
@@ -46,7 +47,7 @@ impl Descriptor {
 #[non_exhaustive]
 pub enum DescriptorName {
     /// A descriptor of the process, by its number.
-    Os(RawFd),
+    Os(RawDescriptor),
     /// An index in the table of the worker's ring.
     Direct(u32),
 }
@@ -64,7 +65,7 @@ impl Descriptor {
     /// What dumps call it.
     pub(crate) fn name(&self) -> DescriptorName {
         match self {
-            Descriptor::Os(fd) => DescriptorName::Os(fd.as_raw_fd()),
+            Descriptor::Os(fd) => DescriptorName::Os(os::raw(fd)),
             Descriptor::Direct(direct) => DescriptorName::Direct(direct.index),
         }
     }
@@ -72,7 +73,7 @@ impl Descriptor {
     /// Lets the owner go without closing: the kernel has closed it, by a close operation.
     pub(crate) fn closed_by_kernel(self) {
         match self {
-            Descriptor::Os(fd) => drop(fd.into_raw_fd()),
+            Descriptor::Os(fd) => os::forget(fd),
             Descriptor::Direct(mut direct) => direct.open = false,
         }
     }
@@ -130,13 +131,4 @@ impl DirectTable {
     pub(crate) fn has_closing(&self) -> bool {
         !self.closing.borrow().is_empty()
     }
-}
-
-/// Takes ownership of a descriptor that the kernel has just made for us.
-#[expect(unsafe_code, reason = "the kernel hands out numbers; here one becomes an owner")]
-pub(crate) fn own_fd(fd: u32) -> OwnedFd {
-    let raw = RawFd::try_from(fd).expect("the kernel's descriptors are small and not negative");
-    // SAFETY: the callers pass the result of a successful accept, open or socket that was just reaped from the ring;
-    // it is open, and each completion is decoded once, so nobody else owns it.
-    unsafe { OwnedFd::from_raw_fd(raw) }
 }

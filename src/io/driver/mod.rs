@@ -22,14 +22,13 @@ mod capability;
 mod completion;
 mod descriptor;
 mod op;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 pub(crate) mod sim;
 mod slab;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 pub(crate) mod thread_pool;
 mod token;
-mod unpark;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 pub(crate) mod waiter;
@@ -45,14 +44,14 @@ use budget::Budget;
 pub use capability::{Capabilities, Feature, Refusal, Unavailable};
 pub use completion::{Completion, Resource, Yields};
 pub(crate) use descriptor::DirectTable;
-pub(crate) use descriptor::own_fd;
 pub use descriptor::{Descriptor, DescriptorName, DirectDescriptor, SharedDescriptor};
 pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
 pub(crate) use slab::OperationInSlot;
 pub use slab::OperationState;
 pub use thread_pool::{PoolRefused, ThreadPoolStats};
 pub use token::Token;
-pub(crate) use unpark::Unparker;
+#[cfg(target_os = "linux")]
+pub(crate) use uring::Unparker;
 
 use crate::io::buf::{BufPool, ChunkChange, FixedBuf, Pool};
 use crate::io::socket::Receivers;

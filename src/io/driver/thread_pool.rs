@@ -341,7 +341,7 @@ impl Shared {
     /// A thread's life.
     fn run(&self, number: u64) {
         #[cfg(not(loom))]
-        run_anywhere();
+        crate::os::run_anywhere();
         let ended = std::mem::take(&mut self.lock().ending);
         ended.into_iter().for_each(join);
         let mut state = self.lock();
@@ -393,18 +393,6 @@ impl Job {
     }
 }
 
-/// Lets the calling thread run on every core that the system allows the process. It was started by a worker, which may be
-/// pinned to one core, and would compete with it there.
-#[cfg(not(loom))]
-fn run_anywhere() {
-    use rustix::thread::{CpuSet, sched_setaffinity};
-
-    let mut all = CpuSet::new();
-    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
-    // The kernel takes out what it does not have or does not allow. If it refuses all the same, the inherited set holds.
-    let _ = sched_setaffinity(None, &all);
-}
-
 /// Joins a thread that runs no job any more.
 fn join(handle: JoinHandle<()>) {
     // Jobs' panics are caught; a thread that panicked all the same has said so on standard error.
@@ -433,7 +421,7 @@ pub(crate) fn on_own_thread<R: Send + 'static>(
     let desk = Arc::new(Mutex::new(Desk { answer: None, waker: None }));
     let promise = Promise(Some(Arc::clone(&desk)));
     thread::Builder::new().name(name.to_owned()).spawn(move || {
-        run_anywhere();
+        crate::os::run_anywhere();
         promise.keep(catch(job).map_err(JobFailed::Panicked));
     })?;
     Ok(Answer { desk, queued: None })

@@ -1,20 +1,17 @@
 //! Operations on files and directories.
 
-use std::ffi::CString;
 use std::io;
 
 use super::{filled, filled_vec, seal};
 use crate::io::buf::{BufResult, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Completion, Descriptor, OpLifecycle, SharedDescriptor};
+use crate::os::{OpenHow, SystemPath};
 
 /// Opens a file.
 #[derive(Debug)]
 pub struct Open {
-    pub(crate) path: CString,
-    /// `open(2)` flags.
-    pub(crate) flags: i32,
-    /// Permissions of a file that is created.
-    pub(crate) mode: u32,
+    pub(crate) path: SystemPath,
+    pub(crate) how: OpenHow,
     /// Whether the file is to be a direct descriptor of this worker's ring.
     pub(crate) direct: bool,
 }
@@ -61,12 +58,26 @@ pub struct Sync {
     pub(crate) data_only: bool,
 }
 
+/// What [`File::allocate_as`](crate::fs::File::allocate_as) does to a range of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Allocation {
+    /// Reserves space, and makes the file longer if the range ends after it. What is new reads as zeros.
+    #[default]
+    Extend,
+    /// Reserves space, and leaves the length as it is, so that later appends find their space.
+    KeepSize,
+    /// Makes the range read as zeros, with its space reserved; the file grows if the range ends after it.
+    Zero,
+    /// Gives the range's space back: it reads as zeros. The length stays.
+    PunchHole,
+}
+
 /// Changes the space a file takes.
 #[derive(Debug)]
 pub struct Allocate {
     pub(crate) fd: SharedDescriptor,
-    /// `fallocate(2)` mode.
-    pub(crate) mode: i32,
+    pub(crate) allocation: Allocation,
     pub(crate) offset: u64,
     pub(crate) len: u64,
 }
@@ -83,8 +94,8 @@ pub struct Truncate {
 pub(crate) enum Subject {
     /// An open file.
     Open(SharedDescriptor),
-    /// A path, with `statx(2)` flags such as not to follow a symbolic link.
-    Path(CString, i32),
+    /// A path, and whether a symbolic link at its end is followed.
+    Path(SystemPath, bool),
 }
 
 /// Asks for a file's metadata.
@@ -98,14 +109,14 @@ pub struct Status {
 /// Gives a file another name, in place of what had that name.
 #[derive(Debug)]
 pub struct Rename {
-    pub(crate) from: CString,
-    pub(crate) to: CString,
+    pub(crate) from: SystemPath,
+    pub(crate) to: SystemPath,
 }
 
 /// Removes a name.
 #[derive(Debug)]
 pub struct Remove {
-    pub(crate) path: CString,
+    pub(crate) path: SystemPath,
     /// Whether the name is an empty directory's.
     pub(crate) directory: bool,
 }
@@ -113,7 +124,7 @@ pub struct Remove {
 /// Makes a directory.
 #[derive(Debug)]
 pub struct MakeDirectory {
-    pub(crate) path: CString,
+    pub(crate) path: SystemPath,
     pub(crate) mode: u32,
 }
 

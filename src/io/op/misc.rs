@@ -9,12 +9,10 @@ use crate::io::driver::{Completion, Descriptor, Op, OpLifecycle, SharedDescripto
 #[derive(Debug, Default)]
 pub struct Nop;
 
-/// Waits until a descriptor is ready. Yields the `poll(2)` events that are.
+/// Waits until a receive or a read would find something, be it the end or an error.
 #[derive(Debug)]
 pub struct Poll {
     pub(crate) fd: SharedDescriptor,
-    /// The `poll(2)` events to wait for; an error or a hang-up ends the wait in any case.
-    pub(crate) events: u32,
 }
 
 /// Closes a descriptor, and yields what the kernel said to it.
@@ -67,15 +65,15 @@ impl OpLifecycle for Nop {
 }
 
 impl OpLifecycle for Poll {
-    type Output = io::Result<u32>;
+    type Output = io::Result<()>;
     const KIND: &'static str = "poll";
 
     fn descriptor(&self) -> Option<&Descriptor> {
         Some(&self.fd)
     }
 
-    fn into_output(self, completion: Completion) -> io::Result<u32> {
-        completion.result
+    fn into_output(self, completion: Completion) -> io::Result<()> {
+        completion.into_unit()
     }
 }
 

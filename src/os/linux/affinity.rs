@@ -37,3 +37,12 @@ impl std::fmt::Debug for Affinity {
         f.debug_tuple("Affinity").field(&self.cpus()).finish()
     }
 }
+
+/// Lets the calling thread run on every core that the system allows the process. It was started by a worker, which may be
+/// pinned to one core, and would compete with it there.
+pub(crate) fn run_anywhere() {
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+    // The kernel takes out what it does not have or does not allow. If it refuses all the same, the inherited set holds.
+    let _ = sched_setaffinity(None, &all);
+}

@@ -2,21 +2,28 @@
 
 mod affinity;
 mod clock;
+mod descriptor;
+pub(crate) mod error;
 mod file;
 mod interrupt;
 mod limits;
 pub(crate) mod map;
+pub(crate) mod message;
+mod path;
 mod status;
 mod topology;
 #[cfg(feature = "backtrace")]
 mod unwind;
 
-pub(crate) use affinity::Affinity;
+pub(crate) use affinity::{Affinity, run_anywhere};
 pub(crate) use clock::{coarse_ns, monotonic_ns};
+pub(crate) use descriptor::{BorrowedDescriptor, OwnedDescriptor, RawDescriptor};
+pub(crate) use descriptor::{forget, lend, raw};
 pub(crate) use file::{direct_alignment, is_direct, set_len};
 pub(crate) use interrupt::{Interruptible, Registers, handle as handle_interrupts, interrupt};
 pub(crate) use limits::{memlock_limit, memory_limit};
 pub(crate) use map::Mapping;
+pub(crate) use path::{OpenHow, SystemPath, system_path};
 pub(crate) use status::FileStatus;
 pub(crate) use topology::{Cpu, Topology};
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::io::driver::{Descriptor, DriverConfig, Multishot, PlatformDriver, Sha
 use crate::io::op::fs::Open;
 use crate::io::op::misc::Close;
 use crate::io::op::net::{Accept, AcceptMany, Connect, Socket};
+use crate::os::OpenHow;
 
 /// A listener, and the address it listens at.
 fn listener(rig: &Rig) -> (SharedDescriptor, SocketAddr) {
@@ -125,7 +126,11 @@ fn an_abandoned_open_that_completed_is_closed() {
     let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("a pipe");
     let path = CString::new(path.into_os_string().into_vec()).expect("no zero inside");
     for round in 1..=100 {
-        let mut open = rig.op(Open { path: path.clone(), flags: libc::O_WRONLY, mode: 0, direct: false });
+        let mut open = rig.op(Open {
+            path: path.clone(),
+            how: OpenHow { flags: libc::O_WRONLY, mode: 0 },
+            direct: false,
+        });
         assert!(poll_once(&mut open).is_pending());
         drop(open);
         let_it_end(&rig);

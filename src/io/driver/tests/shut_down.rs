@@ -18,12 +18,14 @@ use crate::io::driver::{
     Descriptor, DriverConfig, Multishot, Op, Operation, PlatformDriver, SharedDescriptor,
 };
 use crate::io::op::fs::{
-    Allocate, Open, ReadAt, ReadVectoredAt, Status, Subject, Sync, Truncate, WriteAt, WriteVectoredAt,
+    Allocate, Allocation, Open, ReadAt, ReadVectoredAt, Status, Subject, Sync, Truncate, WriteAt,
+    WriteVectoredAt,
 };
 use crate::io::op::misc::{Close, Nop, Poll};
 use crate::io::op::net::{
     Accept, AcceptMany, Connect, RecvFrom, RecvVectored, SendTo, SendVectored, Shutdown, Socket,
 };
+use crate::os::OpenHow;
 
 /// Rounds by default: enough for a few late writers to show on any machine, without holding up the other tests.
 const ROUNDS: u64 = 100;
@@ -109,7 +111,10 @@ fn start_all(rig: &Rig, yard: &Graveyard, flight: &mut InFlight) -> Vec<SharedDe
     }
     flight.start(rig, ReadVectoredAt { fd: Rc::clone(&reader), bufs: vec![buf(), buf()], offset: 0 });
     let file = os(tempfile::tempfile().expect("a temporary file"));
-    flight.start(rig, Allocate { fd: Rc::clone(&file), mode: 0, offset: 0, len: 1 << 16 });
+    flight.start(
+        rig,
+        Allocate { fd: Rc::clone(&file), allocation: Allocation::Extend, offset: 0, len: 1 << 16 },
+    );
     flight.start(rig, WriteAt { fd: Rc::clone(&file), buf: yard.buf(1 << 13), offset: 0, durable: false });
     flight.start(rig, WriteVectoredAt { fd: Rc::clone(&file), bufs: vec![buf(), buf()], offset: 0 });
     flight.start(rig, ReadAt { fd: Rc::clone(&file), buf: yard.buf(1 << 13), offset: 0 });
@@ -118,11 +123,12 @@ fn start_all(rig: &Rig, yard: &Graveyard, flight: &mut InFlight) -> Vec<SharedDe
     flight.start(rig, Truncate { fd: file, len: 1 });
     let path = CString::new("/proc/self/exe").expect("no zero inside");
     for direct in [false, true] {
-        flight.start(rig, Open { path: path.clone(), flags: libc::O_RDONLY, mode: 0, direct });
+        flight
+            .start(rig, Open { path: path.clone(), how: OpenHow { flags: libc::O_RDONLY, mode: 0 }, direct });
     }
     // The rest.
     flight.start(rig, Nop);
-    flight.start(rig, Poll { fd: reader, events: u32::from(libc::POLLIN.cast_unsigned()) });
+    flight.start(rig, Poll { fd: reader });
     flight.start(rig, Shutdown { fd: full, how: std::net::Shutdown::Read });
     flight.start(rig, Close { descriptor: Some(Descriptor::Os(own_end())) });
     vec![other, writer]
@@ -147,7 +153,7 @@ fn live_and_end(round: u64, yard: &Graveyard) {
     if !round.is_multiple_of(3) {
         rig.driver.process_completions().expect("the ring can be entered");
     }
-    let writers: Vec<_> = write_to.iter().map(|fd| fd.as_fd().expect("of the process")).collect();
+    let writers: Vec<_> = write_to.iter().map(|fd| fd.as_os().expect("of the process")).collect();
     for writer in &writers {
         rustix::io::write(writer, &[1; 700]).expect("there is room");
     }

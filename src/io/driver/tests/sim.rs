@@ -105,7 +105,7 @@ fn drivers_of_one_world_meet() {
         }
         assert_eq!(received.expect("the loop ended").1, [9]);
 
-        let misused = client.op(Poll { fd: Rc::clone(&far), events: 1 });
+        let misused = client.op(Poll { fd: Rc::clone(&far) });
         assert!(client.run(misused).is_err(), "there is no poll here");
         let (wrong, _) = client.run(client.send(&far, vec![1]));
         assert_eq!(wrong.expect_err("another driver's descriptor").kind(), std::io::ErrorKind::InvalidInput);

@@ -11,8 +11,8 @@ use super::{UringDriver, on_target};
 use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Completion, PlatformOp, Yields, fits_inline};
 use crate::io::op::fs::{
-    Allocate, MakeDirectory, Open, ReadAt, ReadVectoredAt, Remove, Rename, Status, Subject, Sync, Truncate,
-    WriteAt, WriteVectoredAt,
+    Allocate, Allocation, MakeDirectory, Open, ReadAt, ReadVectoredAt, Remove, Rename, Status, Subject, Sync,
+    Truncate, WriteAt, WriteVectoredAt,
 };
 use crate::io::op::transfer_len;
 use crate::os::FileStatus;
@@ -27,8 +27,8 @@ unsafe impl PlatformOp<UringDriver> for Open {
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
         driver.check_direct(self.direct)?;
         // A direct descriptor is not inherited by anything, and the kernel refuses the flag for it.
-        let flags = if self.direct { self.flags } else { self.flags | libc::O_CLOEXEC };
-        let open = opcode::OpenAt::new(HERE, self.path.as_ptr()).flags(flags).mode(self.mode);
+        let flags = if self.direct { self.how.flags } else { self.how.flags | libc::O_CLOEXEC };
+        let open = opcode::OpenAt::new(HERE, self.path.as_ptr()).flags(flags).mode(self.how.mode);
         Ok(open.file_index(destination(self.direct)).build())
     }
 
@@ -113,8 +113,14 @@ unsafe impl PlatformOp<UringDriver> for Allocate {
     type Block = ();
 
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
+        let mode = match self.allocation {
+            Allocation::Extend => 0,
+            Allocation::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
+            Allocation::Zero => libc::FALLOC_FL_ZERO_RANGE,
+            Allocation::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+        };
         Ok(on_target!(driver.target(&self.fd)?, fd => {
-            opcode::Fallocate::new(fd, self.len).offset(self.offset).mode(self.mode).build()
+            opcode::Fallocate::new(fd, self.len).offset(self.offset).mode(mode).build()
         }))
     }
 }
@@ -152,7 +158,8 @@ unsafe impl PlatformOp<UringDriver> for Status {
                 };
                 (fd, c"".as_ptr(), libc::AT_EMPTY_PATH)
             }
-            Subject::Path(path, flags) => (HERE, path.as_ptr(), *flags),
+            Subject::Path(path, true) => (HERE, path.as_ptr(), 0),
+            Subject::Path(path, false) => (HERE, path.as_ptr(), libc::AT_SYMLINK_NOFOLLOW),
         };
         Ok(opcode::Statx::new(dir, path, status).flags(flags).mask(mask).build())
     }

@@ -19,12 +19,15 @@ unsafe impl PlatformOp<UringDriver> for Nop {
     }
 }
 
+/// What [`Poll`] waits for; an error or a hang-up ends the wait in any case.
+const READABLE: u32 = libc::POLLIN.cast_unsigned() as u32;
+
 // SAFETY: the entry holds no address.
 unsafe impl PlatformOp<UringDriver> for Poll {
     type Block = ();
 
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
-        Ok(on_target!(driver.target(&self.fd)?, fd => opcode::PollAdd::new(fd, self.events).build()))
+        Ok(on_target!(driver.target(&self.fd)?, fd => opcode::PollAdd::new(fd, READABLE).build()))
     }
 }
 

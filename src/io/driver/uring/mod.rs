@@ -24,11 +24,12 @@ mod receive_ring;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod unpark;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
@@ -37,11 +38,12 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use super::slab::StableSlab;
 use super::{
     Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
-    DriverCounters, Resource, Token, Unparker, Yields, own_fd,
+    DriverCounters, Resource, Token, Yields,
 };
 use crate::io::buf::{ChunkChange, Pool, Registration};
 use buffer_table::BufferTable;
 use receive_ring::ReceiveRing;
+pub(crate) use unpark::Unparker;
 
 /// The read of the unparker's event.
 const WAKE: Token = Token::reserved(0);
@@ -441,6 +443,14 @@ struct Wait {
     answers: u32,
     /// Or so long.
     timeout: Option<Timespec>,
+}
+
+/// Takes ownership of a descriptor that the kernel has just made for us.
+fn own_fd(fd: u32) -> OwnedFd {
+    let raw = RawFd::try_from(fd).expect("the kernel's descriptors are small and not negative");
+    // SAFETY: the caller passes the result of a successful accept, open or socket that was just reaped from the ring;
+    // it is open, and each completion is decoded once, so nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
 fn timespec(ns: u64) -> Timespec {

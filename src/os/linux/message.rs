@@ -1,0 +1,6 @@
+//! How a message is received or sent.
+
+/// Answers at once, if need be that there is nothing.
+pub(crate) const DONT_WAIT: i32 = libc::MSG_DONTWAIT;
+/// Goes on until the whole buffer is sent.
+pub(crate) const WAIT_ALL: i32 = libc::MSG_WAITALL;
