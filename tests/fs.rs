@@ -494,6 +494,9 @@ async fn whole_files_are_read_whatever_length_they_report() {
     }
     let status = fs::read_to_string("/proc/self/status").await.expect("a text");
     assert!(status.contains("Threads:"), "{status}");
+    // It says its number to the first read, and nothing to one that begins after the first digit.
+    let number = "/proc/sys/kernel/pid_max";
+    assert_eq!(fs::read(number).await.expect("a number"), oracle::read(number).expect("a number"));
     oracle::write(&path, [0xff]).expect("a file");
     assert_eq!(fs::read_to_string(&path).await.expect_err("no text").kind(), io::ErrorKind::InvalidData);
 }

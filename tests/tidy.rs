@@ -50,6 +50,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/io/stash.rs", "moves stashed bytes into buffers that are known by address only"),
     ("src/os/linux/map.rs", "maps and unmaps memory"),
     ("src/runtime/mesh/bell.rs", "the place of a waker passes between threads with a state word"),
+    ("src/os/linux/socket.rs", "an option that no crate wraps"),
     ("src/os/linux/interrupt.rs", "a signal handler, and the stack of the thread that it interrupts"),
     ("src/runtime/stall.rs", "looks, from a signal handler, at the task that is being polled"),
     ("src/runtime/task/polled.rs", "a header is looked at from a signal handler, in the middle of its poll"),

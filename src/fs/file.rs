@@ -86,6 +86,19 @@ impl File {
         OpenOptions::new().write(true).create(true).truncate(true).open(path).await
     }
 
+    /// Makes a file that is not there yet, and opens it for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` if something has that name; else as [`OpenOptions::open`].
+    ///
+    /// # Panics
+    ///
+    /// When polled outside a worker.
+    pub async fn create_new(path: impl AsRef<Path>) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).open(path).await
+    }
+
     /// Options to open a file with; the same as [`OpenOptions::new`].
     pub fn options() -> OpenOptions {
         OpenOptions::new()
@@ -468,10 +481,14 @@ impl From<std::fs::File> for File {
 /// When polled outside a worker.
 pub async fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let file = File::open(path).await?;
-    // The length is a hint: it is 0 in /proc, and may change. One byte more lets the read that finds the end have room.
-    let len = usize::try_from(file.metadata().await?.len()).unwrap_or(usize::MAX);
+    // The length is a hint, and may change. In /proc it is 0, and some files there say all they have to the first read and
+    // nothing to another. One byte more lets the read that finds the end have room.
+    let room = match file.metadata().await?.len() {
+        0 => READ_MORE_BYTES,
+        len => usize::try_from(len).unwrap_or(usize::MAX).saturating_add(1),
+    };
     let mut content = Vec::new();
-    content.try_reserve_exact(len.saturating_add(1))?;
+    content.try_reserve_exact(room)?;
     loop {
         if content.len() == content.capacity() {
             content.try_reserve(READ_MORE_BYTES)?;

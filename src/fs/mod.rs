@@ -32,7 +32,8 @@
 //! **Blocking.** Nothing here blocks the worker: what a ring can only do by blocking, the kernel does on threads of its
 //! own, and what a ring cannot do at all, listing a directory, a thread of ours does. The exceptions are calls on the
 //! metadata of a file that is open already (its Direct I/O alignment; on kernels older than 6.9 its length), which wait
-//! for nothing.
+//! for nothing; and dropping a `File`, which closes it on the worker's thread. Where that may wait (a network file system,
+//! the last reference to a large file without a name) use [`File::close`].
 //!
 //! **Errors** are the operating system's, as std's are. Where Veloq itself refuses, the kind is std's and the text says
 //! what to do; [`Misaligned`] can be had by downcast.

@@ -152,9 +152,9 @@ impl<T> Stash<T> {
         self.chunks.borrow_mut().push_back(chunk);
     }
 
-    /// Keeps the error of an abandoned receive. A cancellation is not worth keeping.
+    /// Keeps the error of an abandoned receive. That it was cancelled, or that nothing was there, is not worth keeping.
     pub(crate) fn keep_error(&self, error: io::Error) {
-        if !is_cancelled(&error) {
+        if !is_cancelled(&error) && error.kind() != io::ErrorKind::WouldBlock {
             self.push(Err(error));
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! The names are std's, and so is what they do; what differs follows from completion I/O. A read or write takes its
 //! buffer by value and gives it back with the result ([`BufResult`](crate::io::buf::BufResult)), whatever the result is.
-//! All methods take `&self`, so one task can read while another writes. What they return are named futures that own what
-//! they need, so that they can be stored.
+//! All methods take `&self`, so one task can read while another writes. The futures of
+//! accepting, of reading and writing a stream, and of receiving and sending datagrams on a connected socket have names and
+//! own what they need, so that they can be stored.
 //!
 //! ```
 //! use veloq::net::{TcpListener, TcpStream};
@@ -34,7 +35,8 @@
 //! A dropped *write* may have sent a part.
 //!
 //! **One worker.** A socket belongs to the worker that made it, and is not `Send`. To hand one over, turn it into std's
-//! ([`TcpStream::into_std`]), send that, and make it Veloq's there ([`TcpStream::from_std`]).
+//! ([`TcpStream::into_std`]), send that, and make it Veloq's there ([`TcpStream::from_std`]); of a listener send a clone of its
+//! descriptor ([`TcpListener::as_fd`]).
 //!
 //! | file | holds |
 //! |---|---|

@@ -141,6 +141,11 @@ macro_rules! writes {
                 self.stream.write(buf)
             }
 
+            /// As [`TcpStream::write_zero_copy`].
+            pub fn write_zero_copy<B: IoBuf>(&self, buf: B) -> Write<B> {
+                self.stream.write_zero_copy(buf)
+            }
+
             /// As [`TcpStream::write_all`].
             pub fn write_all<B: IoBuf>(&self, buf: B) -> WriteAll<B> {
                 self.stream.write_all(buf)

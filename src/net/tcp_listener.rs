@@ -8,9 +8,9 @@
 //! When the kernel refuses (`EMFILE`, say), the multishot ends, the caller gets the error once, and the next call arms
 //! it again. A program that answers errors by calling `accept` at once should wait a little between.
 //!
-//! A multishot accept does not say who connected, so the peer is asked for when the connection is taken. One that was
-//! reset before that cannot be asked, nor used for anything, and is skipped. A listener of *direct* descriptors cannot
-//! ask at all: it accepts one connection at a time, with its address.
+//! A multishot accept does not say who connected, so the peer is asked for when the connection is taken, also of one that
+//! was reset before that: what it had sent is there to be read. A listener of *direct* descriptors cannot ask at all: it
+//! accepts one connection at a time, with its address.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -18,6 +18,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -30,6 +31,7 @@ use super::{TcpStream, ToSocketAddrs, internet, options};
 use crate::io::driver::{Descriptor, DriverHandle, Multishot, Op, SharedDescriptor};
 use crate::io::op::net;
 use crate::io::stash::is_cancelled;
+use crate::os::peer_name;
 
 /// Connections that may wait in the kernel, unless told otherwise. The system's `somaxconn` bounds it further.
 const BACKLOG: i32 = 1024;
@@ -119,7 +121,13 @@ impl TcpListener {
     /// # }
     /// ```
     pub fn builder() -> TcpListenerBuilder {
-        TcpListenerBuilder { reuse_addr: true, reuse_port: false, backlog: BACKLOG, direct: false }
+        TcpListenerBuilder {
+            reuse_addr: true,
+            reuse_port: false,
+            only_v6: None,
+            backlog: BACKLOG,
+            direct: false,
+        }
     }
 
     /// Makes a listener of std's Veloq's, on this worker. It is switched to blocking mode, which is what the kernel's
@@ -174,6 +182,15 @@ impl TcpListener {
         internet(&self.options()?.local_addr()?)
     }
 
+    /// The descriptor of the process, for calls that Veloq does not have. It stays the listener's.
+    ///
+    /// # Errors
+    ///
+    /// None as yet; listeners with a direct descriptor have no such thing.
+    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.acceptor.fd.as_os()
+    }
+
     /// Takes the error that waits at the socket, if any.
     ///
     /// # Errors
@@ -220,6 +237,7 @@ impl TcpListener {
 pub struct TcpListenerBuilder {
     reuse_addr: bool,
     reuse_port: bool,
+    only_v6: Option<bool>,
     backlog: i32,
     direct: bool,
 }
@@ -235,6 +253,13 @@ impl TcpListenerBuilder {
     /// (`SO_REUSEPORT`). Off.
     pub fn reuse_port(mut self, reuse: bool) -> TcpListenerBuilder {
         self.reuse_port = reuse;
+        self
+    }
+
+    /// Whether a listener at an IPv6 address takes IPv6 connections alone (`IPV6_V6ONLY`). Then `0.0.0.0` and `[::]` can be
+    /// bound at one port, each by its own listener. As the system has it, unless set.
+    pub fn only_v6(mut self, only: bool) -> TcpListenerBuilder {
+        self.only_v6 = Some(only);
         self
     }
 
@@ -271,6 +296,9 @@ impl TcpListenerBuilder {
         socket.set_reuse_address(self.reuse_addr)?;
         if self.reuse_port {
             socket.set_reuse_port(true)?;
+        }
+        if let (Some(only), true) = (self.only_v6, addr.is_ipv6()) {
+            socket.set_only_v6(only)?;
         }
         socket.bind(&addr.into())?;
         socket.listen(self.backlog)?;
@@ -334,21 +362,12 @@ impl Stream for Incoming {
 
 impl Acceptor {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        loop {
-            let (descriptor, peer) = match ready!(self.poll_descriptor(cx)) {
-                Ok(accepted) => accepted,
-                Err(error) => return Poll::Ready(Err(error)),
-            };
-            let peer = match peer {
-                Some(peer) => Ok(peer),
-                None => options(&descriptor)
-                    .and_then(|options| options.peer_addr())
-                    .and_then(|address| internet(&address)),
-            };
-            // Without a peer the connection was reset while it waited; there is nothing to be had of it.
-            let Ok(peer) = peer else { continue };
-            return Poll::Ready(Ok((TcpStream::new(descriptor, self.driver.clone(), Some(peer)), peer)));
-        }
+        let (descriptor, peer) = ready!(self.poll_descriptor(cx))?;
+        let peer = match peer {
+            Some(peer) => peer,
+            None => descriptor.as_os().and_then(peer_name).and_then(|address| internet(&address))?,
+        };
+        Poll::Ready(Ok((TcpStream::new(descriptor, self.driver.clone(), Some(peer)), peer)))
     }
 
     /// The next connection, and its peer if the kernel has said so.

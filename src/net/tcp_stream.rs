@@ -380,7 +380,8 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// What the system says: `NotConnected` once the connection was reset.
+    /// What the system says: `NotConnected` once the connection was reset. Who connected to a listener is remembered, and
+    /// known for good.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self.peer {
             Some(peer) => Ok(peer),
@@ -539,5 +540,6 @@ async fn connect_one(addr: SocketAddr, driver: &DriverHandle) -> io::Result<TcpS
     };
     let fd = Rc::new(Op::new(socket, driver).await?);
     Op::new(net::Connect { fd: Rc::clone(&fd), to: addr.into() }, driver).await?;
-    Ok(TcpStream::of_shared(fd, driver.clone(), Some(addr)))
+    // Who answered is asked for when somebody wants to know: a wildcard address is answered by another.
+    Ok(TcpStream::of_shared(fd, driver.clone(), None))
 }

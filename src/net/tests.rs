@@ -494,6 +494,52 @@ fn halves_end_their_own_direction_only() {
     });
 }
 
+// A connection that is gone before it is accepted has no peer that `getpeername` names; its bytes are there all the same.
+#[test]
+fn what_a_connection_sent_before_its_reset_is_accepted() {
+    run(async {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(addr).await.expect("a free port");
+            assert!(within(1, listener.accept()).await.is_none(), "nobody has connected");
+            let mut peer =
+                StdStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+            let ours = peer.local_addr().expect("it is connected");
+            peer.write_all(b"the last words").expect("room");
+            socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("an option");
+            drop(peer);
+            let (stream, peer) = listener.accept().await.expect("it was there");
+            assert_eq!(peer, ours);
+            assert_eq!(stream.peer_addr().expect("it is remembered"), ours);
+            let (read, buf) = stream.read_exact(vec![0; 14]).await;
+            read.expect("they came before the reset");
+            assert_eq!(buf, b"the last words");
+            assert_eq!(stream.read(buf).await.0.expect_err("the reset").kind(), ErrorKind::ConnectionReset);
+        }
+    });
+}
+
+// A wildcard stands for any address of this machine: the peer is the one that answered.
+#[test]
+fn the_peer_is_who_answered() {
+    run(async {
+        let listener = TcpListener::bind("0.0.0.0:0").await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let stream = TcpStream::connect(("0.0.0.0", port)).await.expect("somebody listens");
+        assert_eq!(stream.peer_addr().expect("it is connected"), SocketAddr::from(([127, 0, 0, 1], port)));
+    });
+}
+
+// Two listeners for the two families at one port: without the option the second finds the address in use.
+#[test]
+fn both_families_can_be_listened_to_at_one_port() {
+    run(async {
+        let six = TcpListener::builder().only_v6(true).bind("[::]:0").await.expect("a free port");
+        let port = six.local_addr().expect("it is bound").port();
+        let four = TcpListener::builder().only_v6(true).bind(("0.0.0.0", port)).await.expect("free for IPv4");
+        assert!(four.as_fd().is_ok() && six.as_fd().is_ok());
+    });
+}
+
 // A reset that read as an end would pass for a complete message.
 #[test]
 fn a_reset_is_an_error_for_reader_and_writer() {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -94,7 +95,7 @@ impl UdpSocket {
     }
 
     /// Makes the socket std's, which can be sent to another thread or worker. Datagrams that a dropped receive had got
-    /// come with it, in order.
+    /// come with it, in order. An error that one had got is not told.
     ///
     /// # Errors
     ///
@@ -116,7 +117,8 @@ impl UdpSocket {
         let Shared { fd, stash, .. } = Rc::try_unwrap(self.shared).map_err(|_| busy())?;
         let mut unread = Vec::new();
         while let Some(message) = stash.pop() {
-            let message = message?;
+            // An error that a dropped receive had got is about something sent, not about what was received.
+            let Ok(message) = message else { continue };
             unread.push((message.bytes.to_vec(), sender(message.from)?));
         }
         match Rc::try_unwrap(fd).map_err(|_| busy())? {
@@ -260,6 +262,78 @@ impl UdpSocket {
         self.options()?.join_multicast_v6(group, interface)
     }
 
+    /// Leaves a multicast group, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn leave_multicast_v4(&self, group: &Ipv4Addr, interface: &Ipv4Addr) -> io::Result<()> {
+        self.options()?.leave_multicast_v4(group, interface)
+    }
+
+    /// Leaves a multicast group, IPv6.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn leave_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
+        self.options()?.leave_multicast_v6(group, interface)
+    }
+
+    /// Whether what is sent to a multicast group comes back to this machine's members, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn multicast_loop_v4(&self) -> io::Result<bool> {
+        self.options()?.multicast_loop_v4()
+    }
+
+    /// Says whether what is sent to a multicast group is to come back to this machine's members, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_multicast_loop_v4(&self, looped: bool) -> io::Result<()> {
+        self.options()?.set_multicast_loop_v4(looped)
+    }
+
+    /// Whether what is sent to a multicast group comes back to this machine's members, IPv6.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn multicast_loop_v6(&self) -> io::Result<bool> {
+        self.options()?.multicast_loop_v6()
+    }
+
+    /// Says whether what is sent to a multicast group is to come back to this machine's members, IPv6.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_multicast_loop_v6(&self, looped: bool) -> io::Result<()> {
+        self.options()?.set_multicast_loop_v6(looped)
+    }
+
+    /// The time to live of multicast packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
+        self.options()?.multicast_ttl_v4()
+    }
+
+    /// Sets the time to live of multicast packets sent, IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_multicast_ttl_v4(&self, hops: u32) -> io::Result<()> {
+        self.options()?.set_multicast_ttl_v4(hops)
+    }
+
     /// Bytes of the system's receive buffer; Linux counts its own books in, so it is twice what was set.
     ///
     /// # Errors
@@ -294,6 +368,15 @@ impl UdpSocket {
     /// What the system says.
     pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
         self.options()?.set_send_buffer_size(bytes)
+    }
+
+    /// The descriptor of the process, for calls that Veloq does not have. It stays the socket's.
+    ///
+    /// # Errors
+    ///
+    /// None as yet; sockets with a direct descriptor have no such thing.
+    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.shared.fd.as_os()
     }
 
     /// Takes the error that waits at the socket, if any.

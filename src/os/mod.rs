@@ -14,7 +14,7 @@ pub(crate) use linux::frames;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     Affinity, Cpu, Mapping, Topology, coarse_ns, direct_alignment, is_direct, map, memlock_limit,
-    memory_limit, monotonic_ns, set_len,
+    memory_limit, monotonic_ns, peer_name, set_len,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Interruptible, Registers, handle_interrupts, interrupt};

@@ -10,6 +10,7 @@ mod limits;
 pub(crate) mod map;
 pub(crate) mod message;
 mod path;
+mod socket;
 mod status;
 mod topology;
 #[cfg(feature = "backtrace")]
@@ -24,6 +25,7 @@ pub(crate) use interrupt::{Interruptible, Registers, handle as handle_interrupts
 pub(crate) use limits::{memlock_limit, memory_limit};
 pub(crate) use map::Mapping;
 pub(crate) use path::{OpenHow, SystemPath, system_path};
+pub(crate) use socket::peer_name;
 pub(crate) use status::FileStatus;
 pub(crate) use topology::{Cpu, Topology};
 #[cfg(test)]

@@ -1,0 +1,38 @@
+//! What socket2 does not ask of a socket.
+#![expect(unsafe_code, reason = "one option has no safe call")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use socket2::{SockAddr, SockRef};
+
+/// Who is, or was, at the other end: after a reset too, where `getpeername(2)` no longer says.
+///
+/// `SO_PEERNAME` still does, but copies no more than it is asked for and refuses what is longer than the address; so the
+/// length is that of the socket's own address, which is of the same family.
+pub(crate) fn peer_name(socket: BorrowedFd<'_>) -> io::Result<SockAddr> {
+    let options = SockRef::from(&socket);
+    match options.peer_addr() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+        answer => return answer,
+    }
+    let own_len = options.local_addr()?.len();
+    // SAFETY: `try_init` lends storage that holds an address of any family, and its length. The kernel writes at most
+    // `*len` bytes there before the call returns; on success they are an address of the socket's family.
+    unsafe {
+        SockAddr::try_init(|address, len| {
+            *len = own_len;
+            match libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERNAME,
+                address.cast(),
+                len,
+            ) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
+    }
+    .map(|((), address)| address)
+}
