@@ -246,6 +246,22 @@ fn a_future_that_was_polled_once_leaves_nothing_when_it_is_dropped() {
     });
 }
 
+/// A worker that sleeps because no foreground task is ready would leave the background where it is, for ever.
+#[test]
+fn a_worker_does_not_sleep_while_background_work_is_ready() {
+    let _others = among_others();
+    let polls = runtime(1).block_on(async {
+        let background = task::Builder::new().class(Class::Background).spawn_local(async {
+            for _ in 0..1_000 {
+                yield_now().await;
+            }
+            1_000
+        });
+        background.await.expect("no panic")
+    });
+    assert_eq!(polls, 1_000);
+}
+
 /// A task that is always ready, and counts its polls from the moment at which what is tested was due.
 #[derive(Default)]
 struct Busy {
@@ -281,22 +297,6 @@ struct Figures {
     slots: u64,
     buffers_out: u64,
     tasks: u64,
-}
-
-/// A worker that sleeps because no foreground task is ready would leave the background where it is, for ever.
-#[test]
-fn a_worker_does_not_sleep_while_background_work_is_ready() {
-    let _others = among_others();
-    let polls = runtime(1).block_on(async {
-        let background = task::Builder::new().class(Class::Background).spawn_local(async {
-            for _ in 0..1_000 {
-                yield_now().await;
-            }
-            1_000
-        });
-        background.await.expect("no panic")
-    });
-    assert_eq!(polls, 1_000);
 }
 
 /// Sleeping makes the worker publish. The bound is on how often is looked, not on time.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use super::mesh::links::Links;
 use super::metrics::WorkerMetrics;
@@ -179,9 +180,12 @@ impl Context {
 
     /// Waits until `send` to that worker would not be refused.
     pub(crate) async fn room_to_send(&self, to: WorkerId) {
-        if to != self.id {
-            poll_fn(|cx| self.links.borrow_mut().poll_room(to, cx)).await;
-        }
+        poll_fn(|cx| self.poll_room(to, cx)).await;
+    }
+
+    /// The same, for a caller that borrows nothing meanwhile.
+    pub(crate) fn poll_room(&self, to: WorkerId, cx: &std::task::Context<'_>) -> Poll<()> {
+        if to == self.id { Poll::Ready(()) } else { self.links.borrow_mut().poll_room(to, cx) }
     }
 
     /// Runs a future as a task of this worker.

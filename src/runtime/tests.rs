@@ -6,6 +6,7 @@
 mod background;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -117,6 +118,47 @@ fn workers_on_one_thread_talk_and_sleep_on_virtual_time() {
             "seed {seed}: {slept:?}"
         );
         crew.end();
+    }
+}
+
+/// A closure that a destructor sends at the very end, to a worker that has ended or from one that lets go of its last service,
+/// would lie in a ring that nobody takes, and with it whatever it holds.
+#[test]
+fn what_destructors_send_at_the_end_is_dropped_with_the_workers() {
+    /// Sends a closure that holds `held` to worker 1, when it is dropped.
+    struct SendsAtTheEnd(Arc<AtomicU64>);
+    impl Drop for SendsAtTheEnd {
+        fn drop(&mut self) {
+            let held = Arc::clone(&self.0);
+            drop(spawn_to(WorkerId::new(1), async move || held.load(Relaxed)));
+        }
+    }
+    for ended_first in [1, 0] {
+        let held = Arc::new(AtomicU64::new(0));
+        let mut crew = Crew::new(2, 7);
+        let (of_task, of_service) = (SendsAtTheEnd(Arc::clone(&held)), SendsAtTheEnd(Arc::clone(&held)));
+        crew.run(async move {
+            drop(spawn_local(async move {
+                std::future::pending::<()>().await;
+                drop(of_task);
+            }));
+            // Worker 0's instance is the one that sends.
+            let of_service = Arc::new(std::sync::Mutex::new(Some(of_service)));
+            let service = Sharded::start(async move |worker| {
+                let mut of_service = of_service.lock().expect("nobody panics with it");
+                Ok::<_, ()>(if worker == WorkerId::new(0) { of_service.take() } else { None })
+            })
+            .await;
+            assert!(service.is_ok(), "nothing fails");
+        });
+        let shared = Arc::clone(&crew.workers[0].context().shared);
+        let mut workers: VecDeque<_> = crew.workers.into();
+        workers.rotate_left(ended_first);
+        for worker in workers {
+            assert_eq!(worker.end().leaked, 0);
+        }
+        assert_eq!(Arc::strong_count(&held), 1, "a closure outlives the workers, worker {ended_first} first");
+        drop(shared);
     }
 }
 

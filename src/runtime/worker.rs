@@ -32,6 +32,7 @@
 //! operation and reap until the kernel holds nothing of ours; what it will not give back is leaked, counted and reported.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::context::{Context, Parts};
@@ -344,11 +345,13 @@ impl Worker {
         parts.executor.close();
         let left = parts.links.borrow_mut().close();
         drop(left);
-        // The later a service was started, the sooner it goes: it may use those that were there before.
+        // The later a service was started, the sooner it goes: it may use those that were there before. One that panics then
+        // keeps neither the others nor the kernel's part from their end.
+        let mut panicked = None;
         loop {
             let latest = parts.instances.borrow_mut().pop_last();
             let Some(latest) = latest else { break };
-            drop(latest);
+            panicked = panicked.or(catch_unwind(AssertUnwindSafe(|| drop(latest))).err());
         }
         let patience: Duration = parts.shared.drain_patience;
         let drained = parts.driver.shut_down(patience);
@@ -357,6 +360,9 @@ impl Worker {
         self.publish();
         parts.shared.published[parts.id.index()].times.end(parts.driver.now_ns());
         drop(entered);
+        if let Some(payload) = panicked {
+            resume_unwind(payload);
+        }
         drained
     }
 }

@@ -152,7 +152,8 @@ where
 }
 
 /// Runs `work` on every worker, this one included, and waits for all. The first error is returned at once, and the
-/// others are aborted; so are all of them when this future is dropped.
+/// others are aborted; so are all of them when this future is dropped. Nothing is sent before it is polled, and a worker for
+/// which too many messages wait is waited for.
 ///
 /// ```
 /// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {
@@ -178,13 +179,21 @@ where
     F: AsyncFn() -> Result<(), E> + Clone + Send + 'static,
     E: Send + 'static,
 {
-    let workers = Context::current().shared.workers();
-    let mut calls: Vec<Aborting<Result<(), E>>> = (0..workers)
-        .map(|index| {
+    let (label, workers) = (Label::here(), Context::current().shared.workers());
+    async move {
+        let mut calls: Vec<Aborting<Result<(), E>>> = Vec::with_capacity(workers);
+        for worker in (0..workers).map(WorkerId::new) {
+            poll_fn(|cx| Context::current().poll_room(worker, cx)).await;
             let work = work.clone();
-            Aborting(spawn_to(WorkerId::new(index), async move || work().await))
-        })
-        .collect();
+            let call = Context::current().spawn_to_as(label.clone(), worker, async move || work().await);
+            calls.push(Aborting(call));
+        }
+        first_error_of(calls).await
+    }
+}
+
+/// Waits for all calls, or for the first that fails.
+fn first_error_of<E>(mut calls: Vec<Aborting<Result<(), E>>>) -> impl Future<Output = Result<(), E>> {
     poll_fn(move |cx| {
         let mut pending = false;
         let mut first_error = None;

@@ -3,8 +3,9 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Goes behind all tasks that are ready on this worker, and comes back in its turn. For long computations in pieces: between
-/// two of them the worker looks at arriving data and due timers.
+/// Goes behind all tasks that are ready on this worker, and comes back in its turn. For long computations in pieces: the
+/// worker looks at arriving data and due timers after so many polls ([`Builder::budget`](crate::runtime::Builder::budget)),
+/// or half a millisecond, however many tasks yield.
 ///
 /// ```
 /// # veloq::runtime::Builder::new().workers(1).pin(false).build()?.block_on(async {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::instant::nanoseconds;
 use crate::io::driver::{Op, Operation};
 use crate::runtime::timer::Timer;
 
@@ -37,8 +38,7 @@ impl<T: Operation> Op<T> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn deadline(self, limit: Duration) -> Deadline<T> {
-        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        Deadline { op: self, timer: Some(Timer::after(limit_ns)) }
+        Deadline { op: self, timer: Some(Timer::after(nanoseconds(limit))) }
     }
 }
 

@@ -81,9 +81,10 @@ impl Links {
     ///
     /// # Errors
     ///
-    /// Gives the task back if the ring and the outbox are full.
+    /// Gives the task back if the ring and the outbox are full, or all is closed.
     pub(crate) fn send(&mut self, to: WorkerId, task: TaskRef) -> Result<(), TaskRef> {
-        let link = &mut self.to[to.index()];
+        // There are none once all is closed, when destructors still run at the worker's end.
+        let Some(link) = self.to.get_mut(to.index()) else { return Err(task) };
         let producer = link.producer.get_or_insert_with(|| {
             let (producer, receiver_end) = ring(RING_MESSAGES);
             self.shared.hand_over(self.me, to, receiver_end);
@@ -104,13 +105,16 @@ impl Links {
         Ok(())
     }
 
-    /// Waits until `send` to that worker would not be refused.
+    /// Waits until `send` to that worker would not be refused for want of room.
     pub(crate) fn poll_room(&mut self, to: WorkerId, cx: &Context<'_>) -> Poll<()> {
-        let link = &mut self.to[to.index()];
+        let Some(link) = self.to.get_mut(to.index()) else { return Poll::Ready(()) };
         if link.outbox.len() < OUTBOX_MAX {
             return Poll::Ready(());
         }
-        link.waiters.push(Waiter::of(cx));
+        // A task that is polled for another reason, again and again, waits once.
+        if link.waiters.last().is_none_or(|last| !last.will_wake(cx)) {
+            link.waiters.push(Waiter::of(cx));
+        }
         Poll::Pending
     }
 
@@ -165,7 +169,8 @@ impl Links {
             let taken = ring.pop_batch(share, &mut adopt);
             self.received += taken as u64;
             left -= taken;
-            if taken == share {
+            // Not "a whole share was taken": a batch ends where we last saw the tail, and the bit for what came since is taken.
+            if ring.len() > 0 {
                 served.push(sender);
             }
             if taken > 0 && self.shared.room(sender, self.me).was_asked_for() {
@@ -183,27 +188,18 @@ impl Links {
         !self.unfinished.is_empty()
     }
 
-    /// Lets go of everything: what was not sent and what was not taken. Give it to be dropped with no borrow held.
-    pub(crate) fn close(&mut self) -> Vec<TaskRef> {
-        let mut left = Vec::new();
-        for link in &mut self.to {
-            left.extend(link.outbox.drain(..));
-            link.producer = None;
-            link.listed = false;
-        }
+    /// Lets go of everything, what was not sent and what was not taken, and refuses what comes later. Give it to be dropped
+    /// with no borrow held: closures go with it, and their destructors may send.
+    pub(crate) fn close(&mut self) -> impl Sized + use<> {
         self.unflushed.clear();
         self.unfinished.clear();
-        for (index, ring) in self.from.iter_mut().enumerate() {
-            if ring.is_none() {
-                *ring = self.shared.take_over(WorkerId::new(index), self.me);
-            }
-            if let Some(mut ring) = ring.take() {
-                while let Some(task) = ring.pop() {
-                    left.push(task);
-                }
-            }
+        let mut rings: Vec<_> = std::mem::take(&mut self.from).into_iter().flatten().collect();
+        for other in (0..self.shared.workers()).map(WorkerId::new) {
+            // Rings to us that we have not looked into, and ours that their receivers, who may have ended, have not.
+            rings.extend(self.shared.take_over(other, self.me));
+            rings.extend(self.shared.take_over(self.me, other));
         }
-        left
+        (std::mem::take(&mut self.to), rings)
     }
 }
 
@@ -225,5 +221,42 @@ impl fmt::Debug for Links {
             .field("sent", &self.sent)
             .field("received", &self.received)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::mesh::mailbox::Mailbox;
+    use crate::runtime::spawner::Spawner;
+    use crate::runtime::task::Label;
+
+    // The receiver remembers an older tail of a ring with a rest. What lies behind it, its bit taken, must not have to wait
+    // for the next message.
+    #[test]
+    fn what_is_sent_behind_an_unfinished_burst_is_taken_too() {
+        const BURSTS: [usize; 2] = [TAKE_MAX + 44, 50];
+        let spawner = Spawner::new(2, false);
+        let mailboxes = (0..2).map(|worker| Mailbox::new(&spawner, worker, || ())).collect();
+        let shared = Arc::new(Shared::new(spawner, mailboxes, Duration::ZERO));
+        let receives = WorkerId::new(1);
+        let mut sender = Links::new(WorkerId::new(0), Arc::clone(&shared));
+        let mut receiver = Links::new(receives, Arc::clone(&shared));
+        let mut taken = 0;
+        for burst in BURSTS {
+            for _ in 0..burst {
+                let (task, _handle) =
+                    TaskRef::new_remote_at(async || (), shared.mailbox(receives), Label::here());
+                assert!(sender.send(receives, task).is_ok(), "there is room");
+            }
+            assert!(sender.flush().is_empty(), "nobody waits for room");
+            receiver.receive(usize::MAX, |_task| taken += 1);
+        }
+        while receiver.has_unfinished() {
+            receiver.receive(usize::MAX, |_task| taken += 1);
+        }
+        assert_eq!(taken, BURSTS.iter().sum::<usize>());
     }
 }

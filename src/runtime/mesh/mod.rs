@@ -7,7 +7,8 @@
 //! 1. The sender pushes into its ring for that receiver, as often as its turn gives it reason to, and
 //!    publishes once.
 //! 2. Then it rings: one bit in the receiver's doorbell, and a wake-up only if the receiver sleeps.
-//! 3. The receiver's next turn takes the bits, and from each ring that has one, what it holds.
+//! 3. The receiver's next turn takes the bits, and from each ring that has one what it holds, up to a bound; a ring with
+//!    a rest comes first the next time.
 //!
 //! A ring is bounded. A value that does not fit comes back to its sender, who keeps it: a slow receiver is
 //! felt where the work comes from, and nowhere else.

@@ -59,7 +59,7 @@ pub struct Reply<R: Send> {
 ///
 /// # Panics
 ///
-/// Awaiting it again after it has yielded panics.
+/// Polling it again after it has yielded an answer panics.
 #[must_use = "futures do nothing unless awaited"]
 pub struct Answer<R: Send> {
     line: Arc<Line<R>>,
