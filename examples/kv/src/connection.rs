@@ -450,14 +450,18 @@ impl Connection {
     async fn transact(&mut self, mut transaction: Transaction) {
         let node = Rc::clone(&self.node);
         let task = veloq::spawn_local(async move {
-            let mut answer = None;
+            let (mut answer, mut refused) = (None, None);
             while let Some((shard, step)) = transaction.next(answer.take()) {
-                match node.work(shard, Work::Step(step)).await? {
-                    Worked::Step(step) => answer = Some(step),
-                    Worked::Batch(_) => panic!("a step comes back as a step"),
+                match node.work(shard, Work::Step(step)).await {
+                    Ok(Worked::Step(step)) => answer = Some(step),
+                    Ok(Worked::Batch(_)) => panic!("a step comes back as a step"),
+                    Err(why) => {
+                        transaction.give_up();
+                        refused.get_or_insert(why);
+                    }
                 }
             }
-            Ok::<_, Refused>(transaction)
+            refused.map_or(Ok(transaction), Err)
         });
         match task.await {
             Ok(Ok(transaction)) => self.out.extend_from_slice(transaction.reply()),

@@ -10,7 +10,8 @@
 //!
 //! **Nobody waits for ever.** A transaction holds its shards in ascending order and waits only for those above: so the one
 //! that holds the highest shard never waits, and there is no circle. The worker that runs a transaction must run it to its end, even
-//! when the client has gone: in a task of its own, not in the connection's.
+//! when the client has gone: in a task of its own, not in the connection's. And even when a shard refuses a step (its log
+//! cannot be written): then it [gives up](Transaction::give_up), which changes nothing more and releases what it holds.
 //!
 //! **Nobody sees half of it.** While a shard is held, whatever else arrives there waits in line, whole batches of it, and goes on
 //! in order when it is released. A shard is held as a whole rather than by key: a transaction takes two trips over the mesh,
@@ -254,7 +255,7 @@ impl Transaction {
     /// Takes the answer to the last step (none at first) and gives the next one, and the shard that it is for.
     /// `None` when all is done.
     pub fn next(&mut self, answer: Option<Answer>) -> Option<(u32, Step)> {
-        if let Some(answer) = answer.filter(|_| self.writes.is_empty() && self.reply.is_empty()) {
+        if let Some(answer) = answer.filter(|_| self.held < self.shards.len()) {
             let shard = self.shards[self.held];
             let asked = self.keys.iter_mut().filter(|key| key.shard == shard);
             asked.zip(answer.found).for_each(|(key, found)| key.found = found);
@@ -275,6 +276,17 @@ impl Transaction {
         }
         let (shard, writes) = self.writes.pop_front()?;
         Some((shard, Step { txn: self.id, look: Vec::new(), write: Some(writes) }))
+    }
+
+    /// Says that the last step was refused: nothing more is changed. What [`next`](Self::next) gives from now on releases what
+    /// is held, and must be run all the same.
+    pub fn give_up(&mut self) {
+        match self.shards.get(..=self.held) {
+            // The last of these steps has taken its shard too, unless that shard is gone: it was its answer that was refused.
+            Some(held) => self.writes = held.iter().map(|&shard| (shard, Vec::new())).collect(),
+            None => self.writes.iter_mut().for_each(|(_, writes)| writes.clear()),
+        }
+        self.held = self.shards.len();
     }
 
     /// The reply, once [`next`](Self::next) has given `None`.
@@ -349,13 +361,16 @@ mod tests {
         /// Transactions, by ticket.
         running: Vec<Option<Running>>,
         replies: Vec<String>,
+        /// Steps are run, and their answers refused.
+        refusing: bool,
     }
 
     impl World {
         fn new(limits: &Limits) -> Self {
             let keyspace = Keyspace::new(4, 5);
             let shard = |n| (Shard::new(n, keyspace.clone(), limits), Gate::new(), Journal::new());
-            Self { shards: (0..4).map(shard).collect(), keyspace, running: Vec::new(), replies: Vec::new() }
+            let shards = (0..4).map(shard).collect();
+            Self { shards, keyspace, running: Vec::new(), replies: Vec::new(), refusing: false }
         }
 
         /// Key number `n` of that shard.
@@ -400,7 +415,7 @@ mod tests {
         }
 
         fn offer(&mut self, shard: u32, ticket: usize, work: Work) {
-            let (running, replies) = (&mut self.running, &mut self.replies);
+            let (running, replies, refusing) = (&mut self.running, &mut self.replies, self.refusing);
             let (shard, gate, journal) = &mut self.shards[shard as usize];
             gate.offer(shard, 1, journal, (ticket, work), |ticket, worked| match worked {
                 Worked::Batch(batch) => {
@@ -408,7 +423,10 @@ mod tests {
                 }
                 Worked::Step(answer) => {
                     let (transaction, step) = running[ticket].as_mut().expect("it is running");
-                    *step = transaction.next(Some(answer));
+                    if refusing {
+                        transaction.give_up();
+                    }
+                    *step = transaction.next(Some(answer).filter(|_| !refusing));
                     if step.is_none() {
                         replies[ticket] = String::from_utf8_lossy(transaction.reply()).into_owned();
                     }
@@ -478,6 +496,27 @@ mod tests {
                 _ => ["$-1\r\n", "$1\r\nx\r\n"],
             };
             assert_eq!(seen, expected, "after {steps} steps");
+        }
+    }
+
+    // What could go wrong: a shard refuses a step, and those that are held, perhaps that one among them, are held for ever; or
+    // the key that is taken away goes though the new one was refused.
+    #[test]
+    fn who_gives_up_after_any_step_releases_all_shards_and_loses_no_key() {
+        for steps in 0..4 {
+            let mut world = World::new(&Limits::default());
+            let [a, b] = [3, 0].map(|shard| world.key(shard, 0));
+            world.run(&format!("SET {a} x"));
+            let rename = world.send(&format!("RENAME {a} {b}"));
+            (0..steps).for_each(|_| assert!(world.step(rename)));
+            world.refusing = true;
+            assert!(world.step(rename));
+            world.refusing = false;
+            while world.step(rename) {}
+            assert!(world.shards.iter().all(|(_, gate, _)| gate.is_open()), "after {steps} steps");
+            // The last step is the one that removes it.
+            let kept = if steps < 3 { a } else { b };
+            assert_eq!(world.run(&format!("GET {kept}")), "$1\r\nx\r\n", "after {steps} steps");
         }
     }
 
