@@ -32,7 +32,7 @@ use crate::batch::{Batch, REPLIES};
 use crate::command::{self, Command, Rejection};
 use crate::node::{Client, Node, Refused, State, add, now_ms, now_us};
 use crate::plan::{Merge, Route, route};
-use crate::resp::{Args, Encoder, Parser};
+use crate::resp::{Args, Encoder, Parser, ProtocolError};
 use crate::session::{Action, Session};
 use crate::txn::{Transaction, Work, Worked};
 
@@ -113,8 +113,10 @@ enum Pause {
     Output,
     /// What is owed must be settled before the next command.
     Barrier,
-    /// Close when the output has been sent.
+    /// Close, without another word.
     Close,
+    /// No request follows: say why, behind what is owed, and close.
+    Broken(ProtocolError),
     /// A command over several shards, all or nothing.
     Transaction(Transaction),
     /// A command about the server.
@@ -191,7 +193,9 @@ impl Connection {
             let more = match pause {
                 Pause::Input => false,
                 Pause::Output | Pause::Barrier => true,
-                Pause::Close => {
+                Pause::Close => return Ok(None),
+                Pause::Broken(error) => {
+                    error.encode(&mut self.out);
                     self.send().await?;
                     return Ok(None);
                 }
@@ -246,14 +250,7 @@ impl Connection {
             let frame = match parser.parse(&data[at..]) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break Pause::Input,
-                Err(error) => {
-                    // The reply comes behind those that are owed.
-                    if holes.is_empty() {
-                        error.encode(out);
-                        break Pause::Close;
-                    }
-                    break Pause::Barrier;
-                }
+                Err(error) => break Pause::Broken(error),
             };
             let (args, len) = (frame.args, frame.len);
             if args.is_empty() {

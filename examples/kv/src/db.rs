@@ -219,6 +219,20 @@ pub struct Segment {
     earliest: Millis,
 }
 
+impl Segment {
+    /// How many entries it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
+
 /// One database of one shard.
 #[derive(Debug)]
 pub struct Db {
@@ -333,11 +347,13 @@ impl Db {
         Some(entry)
     }
 
-    /// Empties the database. What it held comes back, to be dropped a segment at a time.
+    /// Empties the database. What it held comes back, to be dropped a segment at a time; empty tables go at once.
     #[must_use]
     pub fn clear(&mut self) -> Vec<Segment> {
         (self.len, self.expiring, self.used, self.sweep) = (0, 0, 0, 0);
-        std::mem::take(&mut self.segments)
+        let mut held = std::mem::take(&mut self.segments);
+        held.retain(|segment| !segment.is_empty());
+        held
     }
 
     /// Visits the entries from position `from` on, in order, until `enough` says so. Gives the position to go on from,

@@ -4,7 +4,7 @@
 //! [`Shard::tick`] ten times a second, [`Shard::replay`] at start and [`Shard::snapshot`] when its log is compacted.
 
 use crate::{
-    db::{Db, Keyspace, Millis, NEVER, Segment},
+    db::{Db, Keyspace, Millis, NEVER, SEGMENTS, Segment},
     limits::Limits,
     log::{Journal, Record},
     resp::Protocol,
@@ -13,10 +13,8 @@ use crate::{
 /// Databases for SELECT: Redis's default.
 pub const DATABASES: u8 = 16;
 
-/// Entries a tick looks at before it looks whether it is worth going on: a fraction of a millisecond.
+/// Entries that a tick frees, and that it looks at, before it looks whether it is worth going on: a fraction of a millisecond.
 const SWEEP: usize = 2_000;
-/// Segments of flushed databases that a tick drops.
-const GARBAGE: usize = 256;
 
 /// One worker's part of the keyspace.
 #[derive(Debug)]
@@ -27,7 +25,8 @@ pub struct Shard {
     pub(crate) output_max: usize,
     memory_max: usize,
     pub(crate) dbs: Vec<Db>,
-    /// What flushed databases held, dropped bit by bit: freeing ten million keys at once takes a second.
+    /// What flushed databases held, dropped bit by bit: freeing ten million keys at once takes a second. No more segments
+    /// than there are in all databases.
     pub(crate) garbage: Vec<Segment>,
     pub(crate) stats: Stats,
     random: u64,
@@ -127,7 +126,12 @@ impl Shard {
     /// Does a bounded piece of what is due: removes expired keys, frees flushed ones. True if more is left, and worth another
     /// call soon.
     pub fn tick(&mut self, now: Millis) -> bool {
-        self.garbage.truncate(self.garbage.len().saturating_sub(GARBAGE));
+        let mut freed = 0;
+        while freed < SWEEP
+            && let Some(segment) = self.garbage.pop()
+        {
+            freed += segment.len();
+        }
         let mut more = !self.garbage.is_empty();
         for db in &mut self.dbs {
             let before = db.len();
@@ -157,14 +161,17 @@ impl Shard {
                 let offset = usize::try_from(offset).expect("an offset is below the limit of a value");
                 self.dbs[usize::from(db)].write_range(&self.keyspace.key(key), offset, bytes);
             }
-            Record::Flush { db: Some(db) } => self.flush(usize::from(db)),
-            Record::Flush { db: None } => (0..self.dbs.len()).for_each(|db| self.flush(db)),
+            // Dropped at once: nobody waits, and nobody ticks.
+            Record::Flush { db: Some(db) } => drop(self.dbs[usize::from(db)].clear()),
+            Record::Flush { db: None } => self.dbs.iter_mut().for_each(|db| drop(db.clear())),
             Record::End => {}
         }
     }
 
     pub(crate) fn flush(&mut self, db: usize) {
         let held = self.dbs[db].clear();
+        // Who flushes faster than ticks free, frees as much as it adds.
+        self.garbage.truncate((self.dbs.len() * SEGMENTS).saturating_sub(held.len()));
         self.garbage.extend(held);
     }
 
@@ -305,8 +312,36 @@ mod tests {
             shard.replay(&Record::Set { db: 0, key: &n.to_le_bytes(), value: b"", expire_at: NEVER });
             shard.replay(&Record::Set { db: 1, key: &n.to_le_bytes(), value: b"", expire_at: 5 });
         }
-        shard.replay(&Record::Flush { db: Some(0) });
+        shard.flush(0);
+        assert!(shard.garbage.iter().map(Segment::len).sum::<usize>() == 10_000);
         while shard.tick(6) {}
         assert_eq!((shard.garbage.len(), shard.used(), shard.expired()), (0, 0, 10_000));
+    }
+
+    // What could go wrong: databases are flushed faster than ticks free them, or in a replay, where there are none.
+    #[test]
+    fn what_was_flushed_does_not_pile_up() {
+        let mut shard = shard();
+        for round in 0..100_u32 {
+            for n in 0..1000_u32 {
+                let key = (round * 1000 + n).to_le_bytes();
+                shard.replay(&Record::Set { db: 0, key: &key, value: b"", expire_at: NEVER });
+            }
+            shard.flush(0);
+        }
+        assert!(shard.garbage.len() > 50_000);
+        assert!(shard.garbage.len() <= usize::from(DATABASES) * SEGMENTS);
+        for _ in 0..10 {
+            shard.replay(&Record::Set { db: 0, key: b"key", value: b"", expire_at: NEVER });
+            while shard.tick(1) {}
+            shard.flush(0);
+            assert_eq!(shard.garbage.len(), 1, "tables without keys go at once");
+        }
+        while shard.tick(1) {}
+        for db in [None, Some(3)] {
+            shard.replay(&Record::Set { db: 3, key: b"key", value: b"", expire_at: NEVER });
+            shard.replay(&Record::Flush { db });
+            assert_eq!((shard.garbage.len(), shard.used()), (0, 0));
+        }
     }
 }

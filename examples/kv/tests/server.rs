@@ -284,6 +284,34 @@ fn a_pipeline_that_is_cut_anywhere_is_answered_as_a_whole_one() {
     }
 }
 
+// What could go wrong: the error is lost when replies are still owed, and what follows the broken request is taken for others.
+#[test]
+fn a_broken_request_behind_a_pipeline_is_the_last_that_is_answered() {
+    let (dir, server) = two_workers();
+    let keyspace = keyspace(dir.path());
+    for worker in 0..2 {
+        let key = keys_of(&keyspace, worker, "none").next().expect("there are many");
+        let mut pipeline = pipe();
+        for _ in 0..40 {
+            pipeline.get(&key);
+        }
+        for (broken, error) in [
+            ("*abc\r\n", "invalid multibulk length"),
+            ("*1\r\n$-1\r\n", "invalid bulk length"),
+            ("*1\r\nXabc\r\n", "expected '$', got 'X'"),
+            ("*1\r\n$900000000\r\n", "invalid bulk length"),
+        ] {
+            let mut socket = server.socket();
+            let frames = [&pipeline.get_packed_pipeline(), broken.as_bytes(), b"$4\r\nPING\r\n"].concat();
+            socket.write_all(&frames).expect("it is read");
+            let mut replies = String::new();
+            socket.read_to_string(&mut replies).expect("the connection is closed");
+            let expected = "$-1\r\n".repeat(40) + "-ERR Protocol error: " + error + "\r\n";
+            assert_eq!(replies, expected, "worker {worker}, {broken:?}");
+        }
+    }
+}
+
 // What could go wrong: replies of another worker are kept until all of a batch are there, so a short pipeline of long
 // values takes the memory of all others.
 #[test]
