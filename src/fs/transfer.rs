@@ -19,9 +19,8 @@ pub type WriteVectoredAt<V> = Op<op::fs::WriteVectoredAt<V>>;
 /// The operation on the driver of the worker that runs on this thread, or its refusal.
 #[track_caller]
 pub(super) fn transfer<T: Operation>(operation: T, refusal: Option<std::io::Error>) -> Op<T> {
-    let driver = DriverHandle::current();
     match refusal {
-        None => Op::new(operation, &driver),
-        Some(error) => Op::refused(operation, error, &driver),
+        None => Op::new(operation, &DriverHandle::current()),
+        Some(error) => Op::refused(operation, error),
     }
 }

@@ -41,7 +41,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Slice};
-use super::driver::{DriverConfig, DriverHandle, Multishot, Op, SharedDescriptor};
+use super::driver::{DriverConfig, DriverHandle, InFlight, Multishot, Op, SharedDescriptor};
 use super::op::{self, copy_of, net};
 use super::stash::{Reader, Stash, is_cancelled, is_dry};
 use crate::os::message;
@@ -221,11 +221,21 @@ impl Socket {
         }
     }
 
-    /// One receive into `buf`, to be polled at once.
-    fn receive<B: IoBufMut>(&self, buf: B, flags: i32, kept: fn(B, usize) -> FixedBuf) -> Op<net::Recv<B>> {
+    /// What follows a receive into a buffer that the kernel was to pick.
+    fn picked(&self, answer: io::Result<FixedBuf>) -> Result<Step, io::Result<FixedBuf>> {
+        match answer {
+            Err(error) if is_dry(&error) => self.driver.receivers().relieve(),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.driver.receivers().forget_ring(),
+            answer => return Err(answer),
+        }
+        Ok(Step::Unreadable)
+    }
+
+    /// One receive into `buf`, to be submitted at once.
+    #[inline]
+    fn receive<B: IoBufMut>(&self, buf: B, flags: i32, kept: fn(B, usize) -> FixedBuf) -> net::Recv<B> {
         self.stash.receive_begins();
-        let (fd, stash) = (Rc::clone(&self.fd), Some(Rc::clone(&self.stash)));
-        Op::new(net::Recv { fd, buf, flags, stash, kept }, &self.driver)
+        net::Recv { fd: Rc::clone(&self.fd), buf, flags, stash: Some(Rc::clone(&self.stash)), kept }
     }
 }
 
@@ -363,11 +373,15 @@ enum Step {
     /// It looks at what waits and at the multishot receive.
     Look,
     /// It receives once, into a buffer that the kernel picks.
-    Pick(Op<net::RecvMany>),
-    /// It waits until a receive would find something.
-    Wait(Op<op::misc::Poll>),
-    /// It receives into a buffer of the pool.
-    Receive(Op<net::Recv<FixedBuf>>),
+    Pick(InFlight<net::RecvMany>),
+    /// It is to wait until a receive would find something.
+    Unreadable,
+    /// It waits for that.
+    Wait(InFlight<op::misc::Poll>),
+    /// It is to receive into a buffer of the pool, with these flags.
+    Readable(i32),
+    /// It does.
+    Receive(InFlight<net::Recv<FixedBuf>>),
 }
 
 impl Recv {
@@ -375,51 +389,61 @@ impl Recv {
         Recv { socket: Rc::clone(socket), reader: Reader::new(&socket.stash), step: Step::Look }
     }
 
-    fn wait_until_readable(&self) -> Step {
-        Step::Wait(Op::new(op::misc::Poll { fd: Rc::clone(&self.socket.fd) }, &self.socket.driver))
-    }
-
-    fn receive(&self, flags: i32) -> Step {
-        let buf = self.socket.driver.alloc(self.socket.driver.receivers().buffer_bytes.get());
-        Step::Receive(self.socket.receive(buf, flags, net::kept_whole))
-    }
-
+    #[inline]
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<FixedBuf>> {
+        let Recv { socket, step, .. } = self;
         loop {
-            self.step = match &mut self.step {
-                Step::Look => match ready!(self.socket.poll_next(cx)) {
-                    Next::Chunk(chunk) => return Poll::Ready(chunk),
-                    Next::Once if self.socket.driver.receivers().picks_once.get() => {
-                        self.socket.stash.receive_begins();
-                        let (fd, once) = (Rc::clone(&self.socket.fd), Some(Rc::clone(&self.socket.stash)));
-                        Step::Pick(Op::new(net::RecvMany { fd, credit: 1, once }, &self.socket.driver))
+            let next = match step {
+                Step::Look => match ready!(socket.poll_next(cx)) {
+                    Next::Chunk(chunk) => Err(chunk),
+                    Next::Once if socket.driver.receivers().picks_once.get() => {
+                        socket.stash.receive_begins();
+                        let (fd, once) = (Rc::clone(&socket.fd), Some(Rc::clone(&socket.stash)));
+                        let pick = net::RecvMany { fd, credit: 1, once };
+                        let pick = InFlight::submit(pick, &socket.driver, cx);
+                        pick.map(Step::Pick).or_else(|answer| socket.picked(answer))
                     }
-                    Next::Once | Next::WithoutRing => self.wait_until_readable(),
+                    Next::Once | Next::WithoutRing => Ok(Step::Unreadable),
                 },
-                Step::Pick(pick) => match ready!(Pin::new(pick).poll(cx)) {
-                    Err(error) if is_dry(&error) => {
-                        self.socket.driver.receivers().relieve();
-                        self.wait_until_readable()
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                        self.socket.driver.receivers().forget_ring();
-                        self.wait_until_readable()
-                    }
-                    chunk => return Poll::Ready(chunk),
-                },
-                Step::Wait(wait) => match ready!(Pin::new(wait).poll(cx)) {
-                    Ok(_) => self.receive(message::DONT_WAIT),
-                    // A backend that cannot wait for readiness receives at once, and the buffer waits with it.
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => self.receive(0),
-                    Err(error) => return Poll::Ready(Err(error)),
-                },
-                Step::Receive(receive) => match ready!(Pin::new(receive).poll(cx)) {
-                    (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.wait_until_readable()
-                    }
-                    (result, buf) => return Poll::Ready(result.map(|_| buf)),
-                },
+                Step::Pick(pick) => socket.picked(ready!(pick.poll(cx))),
+                Step::Unreadable => {
+                    let wait = op::misc::Poll { fd: Rc::clone(&socket.fd) };
+                    let wait = InFlight::submit(wait, &socket.driver, cx);
+                    wait.map(Step::Wait).or_else(Step::waited)
+                }
+                Step::Wait(wait) => Step::waited(ready!(wait.poll(cx))),
+                Step::Readable(flags) => {
+                    let buf = socket.driver.alloc(socket.driver.receivers().buffer_bytes.get());
+                    let receive = socket.receive(buf, *flags, net::kept_whole);
+                    let receive = InFlight::submit(receive, &socket.driver, cx);
+                    receive.map(Step::Receive).or_else(Step::received)
+                }
+                Step::Receive(receive) => Step::received(ready!(receive.poll(cx))),
             };
+            match next {
+                Ok(next) => *step = next,
+                Err(answer) => return Poll::Ready(answer),
+            }
+        }
+    }
+}
+
+impl Step {
+    /// What follows when the wait is over.
+    fn waited<T>(readable: io::Result<T>) -> Result<Step, io::Result<FixedBuf>> {
+        match readable {
+            Ok(_) => Ok(Step::Readable(message::DONT_WAIT)),
+            // A backend that cannot wait for readiness receives at once, and the buffer waits with it.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Step::Readable(0)),
+            Err(error) => Err(Err(error)),
+        }
+    }
+
+    /// What follows when something was received, or was not there after all.
+    fn received((result, buf): BufResult<usize, FixedBuf>) -> Result<Step, io::Result<FixedBuf>> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Step::Unreadable),
+            result => Err(result.map(|_| buf)),
         }
     }
 }
@@ -453,7 +477,7 @@ pub struct Read<B: IoBufMut> {
 #[derive(Debug)]
 enum Reading<B, T: super::driver::Operation> {
     Start(B),
-    InFlight(Op<T>),
+    InFlight(InFlight<T>),
     Finished,
 }
 
@@ -476,40 +500,43 @@ impl<B: IoBufMut> Read<B> {
 impl<B: IoBufMut> Future for Read<B> {
     type Output = BufResult<usize, B>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        loop {
-            match mem::replace(&mut this.step, Reading::Finished) {
-                Reading::Start(buf) if buf.io_capacity() == 0 => return Poll::Ready((Ok(0), buf)),
-                Reading::Start(mut buf) => {
-                    if let Err(error) = this.reader.claim() {
-                        return Poll::Ready((Err(error), buf));
-                    }
-                    match this.socket.poll_source(cx) {
-                        Poll::Pending => {
-                            this.step = Reading::Start(buf);
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(Source::Stash) => {
-                            this.reader.release();
-                            return Poll::Ready((this.socket.stash.take_into(&mut buf, 0), buf));
-                        }
-                        Poll::Ready(Source::Kernel) => {
-                            this.step = Reading::InFlight(this.socket.receive(buf, 0, net::kept_whole));
-                        }
-                    }
-                }
-                Reading::InFlight(mut receive) => {
-                    let Poll::Ready(answer) = Pin::new(&mut receive).poll(cx) else {
+        if let Reading::InFlight(receive) = &mut this.step {
+            let answer = ready!(receive.poll(cx));
+            this.step = Reading::Finished;
+            this.reader.release();
+            return Poll::Ready(answer);
+        }
+        let Reading::Start(mut buf) = mem::replace(&mut this.step, Reading::Finished) else {
+            panic!("{POLLED_AFTER_READY}")
+        };
+        if buf.io_capacity() == 0 {
+            return Poll::Ready((Ok(0), buf));
+        }
+        if let Err(error) = this.reader.claim() {
+            return Poll::Ready((Err(error), buf));
+        }
+        let answer = match this.socket.poll_source(cx) {
+            Poll::Pending => {
+                this.step = Reading::Start(buf);
+                return Poll::Pending;
+            }
+            Poll::Ready(Source::Stash) => (this.socket.stash.take_into(&mut buf, 0), buf),
+            Poll::Ready(Source::Kernel) => {
+                let receive = this.socket.receive(buf, 0, net::kept_whole);
+                match InFlight::submit(receive, &this.socket.driver, cx) {
+                    Ok(receive) => {
                         this.step = Reading::InFlight(receive);
                         return Poll::Pending;
-                    };
-                    this.reader.release();
-                    return Poll::Ready(answer);
+                    }
+                    Err(answer) => answer,
                 }
-                Reading::Finished => panic!("{POLLED_AFTER_READY}"),
             }
-        }
+        };
+        this.reader.release();
+        Poll::Ready(answer)
     }
 }
 
@@ -530,10 +557,10 @@ impl<V: IoBufMutVec> ReadVectored<V> {
         ReadVectored { socket: Rc::clone(socket), reader, step: Reading::Start(bufs) }
     }
 
-    fn receive(&self, bufs: V) -> Op<net::RecvVectored<V>> {
-        let Socket { fd, stash, driver, .. } = &*self.socket;
+    fn receive(&self, bufs: V) -> net::RecvVectored<V> {
+        let Socket { fd, stash, .. } = &*self.socket;
         stash.receive_begins();
-        Op::new(net::RecvVectored { fd: Rc::clone(fd), bufs, stash: Some(Rc::clone(stash)) }, driver)
+        net::RecvVectored { fd: Rc::clone(fd), bufs, stash: Some(Rc::clone(stash)) }
     }
 }
 
@@ -542,40 +569,41 @@ impl<V: IoBufMutVec> Future for ReadVectored<V> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        loop {
-            match mem::replace(&mut this.step, Reading::Finished) {
-                Reading::Start(mut bufs) => {
-                    let mut room = 0usize;
-                    bufs.io_each_mut(|_, capacity| room = room.saturating_add(capacity));
-                    if room == 0 {
-                        return Poll::Ready((Ok(0), bufs));
-                    }
-                    if let Err(error) = this.reader.claim() {
-                        return Poll::Ready((Err(error), bufs));
-                    }
-                    match this.socket.poll_source(cx) {
-                        Poll::Pending => {
-                            this.step = Reading::Start(bufs);
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(Source::Stash) => {
-                            this.reader.release();
-                            return Poll::Ready((this.socket.stash.take_into_vec(&mut bufs), bufs));
-                        }
-                        Poll::Ready(Source::Kernel) => this.step = Reading::InFlight(this.receive(bufs)),
-                    }
-                }
-                Reading::InFlight(mut receive) => {
-                    let Poll::Ready(answer) = Pin::new(&mut receive).poll(cx) else {
+        if let Reading::InFlight(receive) = &mut this.step {
+            let answer = ready!(receive.poll(cx));
+            this.step = Reading::Finished;
+            this.reader.release();
+            return Poll::Ready(answer);
+        }
+        let Reading::Start(mut bufs) = mem::replace(&mut this.step, Reading::Finished) else {
+            panic!("{POLLED_AFTER_READY}")
+        };
+        let mut room = 0usize;
+        bufs.io_each_mut(|_, capacity| room = room.saturating_add(capacity));
+        if room == 0 {
+            return Poll::Ready((Ok(0), bufs));
+        }
+        if let Err(error) = this.reader.claim() {
+            return Poll::Ready((Err(error), bufs));
+        }
+        let answer = match this.socket.poll_source(cx) {
+            Poll::Pending => {
+                this.step = Reading::Start(bufs);
+                return Poll::Pending;
+            }
+            Poll::Ready(Source::Stash) => (this.socket.stash.take_into_vec(&mut bufs), bufs),
+            Poll::Ready(Source::Kernel) => {
+                match InFlight::submit(this.receive(bufs), &this.socket.driver, cx) {
+                    Ok(receive) => {
                         this.step = Reading::InFlight(receive);
                         return Poll::Pending;
-                    };
-                    this.reader.release();
-                    return Poll::Ready(answer);
+                    }
+                    Err(answer) => answer,
                 }
-                Reading::Finished => panic!("{POLLED_AFTER_READY}"),
             }
-        }
+        };
+        this.reader.release();
+        Poll::Ready(answer)
     }
 }
 
@@ -601,6 +629,7 @@ impl<B: IoBufMut> ReadExact<B> {
 
     /// Ends with the buffer holding exactly what was read.
     fn finish(&mut self, result: io::Result<()>, buf: B) -> Poll<BufResult<(), B>> {
+        self.step = Reading::Finished;
         self.reader.release();
         Poll::Ready((result, buf))
     }
@@ -612,48 +641,53 @@ impl<B: IoBufMut> Future for ReadExact<B> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
-            match mem::replace(&mut this.step, Reading::Finished) {
-                Reading::Start(mut buf) => {
-                    if let Err(error) = this.reader.claim() {
-                        return Poll::Ready((Err(error), buf));
-                    }
-                    // Also when nothing waits: it cuts the buffer to what was read.
-                    match this.socket.stash.take_into(&mut buf, this.filled) {
-                        Ok(taken) => this.filled += taken,
-                        Err(error) => return this.finish(Err(error), buf),
-                    }
-                    if this.filled == buf.io_capacity() {
-                        return this.finish(Ok(()), buf);
-                    }
-                    match this.socket.poll_source(cx) {
-                        Poll::Pending => {
-                            this.step = Reading::Start(buf);
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(Source::Stash) => this.step = Reading::Start(buf),
-                        Poll::Ready(Source::Kernel) => {
-                            let rest = buf.slice(this.filled..);
-                            let receive = this.socket.receive(rest, 0, net::kept_with_begin);
-                            this.step = Reading::InFlight(receive);
-                        }
-                    }
+            let received = if let Reading::InFlight(receive) = &mut this.step {
+                ready!(receive.poll(cx))
+            } else {
+                let Reading::Start(mut buf) = mem::replace(&mut this.step, Reading::Finished) else {
+                    panic!("{POLLED_AFTER_READY}")
+                };
+                if let Err(error) = this.reader.claim() {
+                    return Poll::Ready((Err(error), buf));
                 }
-                Reading::InFlight(mut receive) => {
-                    let Poll::Ready((result, rest)) = Pin::new(&mut receive).poll(cx) else {
-                        this.step = Reading::InFlight(receive);
+                // Also when nothing waits: it cuts the buffer to what was read.
+                match this.socket.stash.take_into(&mut buf, this.filled) {
+                    Ok(taken) => this.filled += taken,
+                    Err(error) => return this.finish(Err(error), buf),
+                }
+                if this.filled == buf.io_capacity() {
+                    return this.finish(Ok(()), buf);
+                }
+                match this.socket.poll_source(cx) {
+                    Poll::Pending => {
+                        this.step = Reading::Start(buf);
                         return Poll::Pending;
-                    };
-                    let buf = rest.into_inner();
-                    match result {
-                        Ok(0) => return this.finish(Err(io::ErrorKind::UnexpectedEof.into()), buf),
-                        Ok(read) => {
-                            this.filled += read;
-                            this.step = Reading::Start(buf);
+                    }
+                    Poll::Ready(Source::Stash) => {
+                        this.step = Reading::Start(buf);
+                        continue;
+                    }
+                    Poll::Ready(Source::Kernel) => {
+                        let receive = this.socket.receive(buf.slice(this.filled..), 0, net::kept_with_begin);
+                        match InFlight::submit(receive, &this.socket.driver, cx) {
+                            Ok(receive) => {
+                                this.step = Reading::InFlight(receive);
+                                return Poll::Pending;
+                            }
+                            Err(answer) => answer,
                         }
-                        Err(error) => return this.finish(Err(error), buf),
                     }
                 }
-                Reading::Finished => panic!("{POLLED_AFTER_READY}"),
+            };
+            let (result, rest) = received;
+            let buf = rest.into_inner();
+            match result {
+                Ok(0) => return this.finish(Err(io::ErrorKind::UnexpectedEof.into()), buf),
+                Ok(read) => {
+                    this.filled += read;
+                    this.step = Reading::Start(buf);
+                }
+                Err(error) => return this.finish(Err(error), buf),
             }
         }
     }
@@ -741,7 +775,7 @@ pub struct WriteAll<B: IoBuf> {
 #[derive(Debug)]
 enum Writing<B: IoBuf> {
     Start(B),
-    InFlight(Op<net::Send<Slice<B>>>),
+    InFlight(InFlight<net::Send<Slice<B>>>),
     Finished,
 }
 
@@ -754,42 +788,47 @@ impl<B: IoBuf> WriteAll<B> {
 impl<B: IoBuf> Future for WriteAll<B> {
     type Output = BufResult<(), B>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
-            if let Writing::InFlight(send) = &mut this.step {
-                let (result, rest) = ready!(Pin::new(send).poll(cx));
-                let buf = rest.into_inner();
-                let failed = match result {
-                    Ok(0) => Some(io::ErrorKind::WriteZero.into()),
-                    Ok(sent) => {
-                        this.sent += sent;
-                        None
-                    }
-                    Err(error) => Some(error),
+            let (result, rest) = if let Writing::InFlight(send) = &mut this.step {
+                let answer = ready!(send.poll(cx));
+                this.step = Writing::Finished;
+                answer
+            } else {
+                let Writing::Start(buf) = mem::replace(&mut this.step, Writing::Finished) else {
+                    panic!("{POLLED_AFTER_READY}")
                 };
-                if failed.is_some() || this.sent == buf.io_len() {
-                    this.step = Writing::Finished;
-                    return Poll::Ready((failed.map_or(Ok(()), Err), buf));
+                let end = buf.io_len();
+                if this.sent == end {
+                    return Poll::Ready((Ok(()), buf));
                 }
-                this.step = Writing::Start(buf);
-            }
-            match mem::replace(&mut this.step, Writing::Finished) {
-                Writing::Start(buf) if this.sent == buf.io_len() => return Poll::Ready((Ok(()), buf)),
-                Writing::Start(buf) => {
-                    let end = buf.io_len();
-                    let rest = buf.slice(this.sent..end);
-                    // The kernel itself goes on after a part, so that one round is the rule.
-                    let send = net::Send {
-                        fd: Rc::clone(&this.socket.fd),
-                        buf: rest,
-                        flags: message::WAIT_ALL,
-                        zero_copy: false,
-                    };
-                    this.step = Writing::InFlight(Op::new(send, &this.socket.driver));
+                // The kernel itself goes on after a part, so that one round is the rule.
+                let send = net::Send {
+                    fd: Rc::clone(&this.socket.fd),
+                    buf: buf.slice(this.sent..end),
+                    flags: message::WAIT_ALL,
+                    zero_copy: false,
+                };
+                match InFlight::submit(send, &this.socket.driver, cx) {
+                    Ok(send) => {
+                        this.step = Writing::InFlight(send);
+                        return Poll::Pending;
+                    }
+                    Err(answer) => answer,
                 }
-                Writing::InFlight(_) => unreachable!("dealt with above"),
-                Writing::Finished => panic!("{POLLED_AFTER_READY}"),
+            };
+            let end = rest.end();
+            let buf = rest.into_inner();
+            match result {
+                Ok(0) => return Poll::Ready((Err(io::ErrorKind::WriteZero.into()), buf)),
+                Ok(sent) if this.sent + sent == end => return Poll::Ready((Ok(()), buf)),
+                Ok(sent) => {
+                    this.sent += sent;
+                    this.step = Writing::Start(buf);
+                }
+                Err(error) => return Poll::Ready((Err(error), buf)),
             }
         }
     }

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Type};
 use super::addr::resolve;
 use super::{ToSocketAddrs, Write, internet, options};
 use crate::io::buf::{BufResult, IoBuf, IoBufMut};
-use crate::io::driver::{Descriptor, DriverHandle, Op, SharedDescriptor};
+use crate::io::driver::{Descriptor, DriverHandle, InFlight, Op, SharedDescriptor};
 use crate::io::op::misc::Nop;
 use crate::io::op::net;
 use crate::io::stash::{Datagram, Reader, Stash};
@@ -406,7 +406,7 @@ pub struct RecvFrom<B: IoBufMut> {
 #[derive(Debug)]
 enum Step<B: IoBufMut> {
     Start(B),
-    InFlight(Op<net::RecvFrom<B>>),
+    InFlight(InFlight<net::RecvFrom<B>>),
     Finished,
 }
 
@@ -426,34 +426,33 @@ impl<B: IoBufMut> Future for RecvFrom<B> {
 
 impl<B: IoBufMut> RecvFrom<B> {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<BufResult<(usize, Option<SocketAddr>), B>> {
-        loop {
-            match mem::replace(&mut self.step, Step::Finished) {
-                Step::Start(mut buf) => {
-                    if let Err(error) = self.reader.claim() {
-                        return Poll::Ready((Err(error), buf));
-                    }
-                    if let Some(received) = self.shared.stash.take_into(&mut buf) {
-                        return Poll::Ready((received, buf));
-                    }
-                    if self.shared.stash.poll_quiet(cx).is_pending() {
-                        self.step = Step::Start(buf);
-                        return Poll::Pending;
-                    }
-                    let Shared { fd, driver, stash } = &*self.shared;
-                    stash.receive_begins();
-                    let (fd, stash) = (Rc::clone(fd), Some(Rc::clone(stash)));
-                    let receive = net::RecvFrom { fd, buf, flags: 0, from: None, stash };
-                    self.step = Step::InFlight(Op::new(receive, driver));
-                }
-                Step::InFlight(mut receive) => {
-                    let Poll::Ready(answer) = Pin::new(&mut receive).poll(cx) else {
-                        self.step = Step::InFlight(receive);
-                        return Poll::Pending;
-                    };
-                    return Poll::Ready(answer);
-                }
-                Step::Finished => panic!("a receive was polled after it was ready"),
+        if let Step::InFlight(receive) = &mut self.step {
+            let answer = ready!(receive.poll(cx));
+            self.step = Step::Finished;
+            return Poll::Ready(answer);
+        }
+        let Step::Start(mut buf) = mem::replace(&mut self.step, Step::Finished) else {
+            panic!("a receive was polled after it was ready")
+        };
+        if let Err(error) = self.reader.claim() {
+            return Poll::Ready((Err(error), buf));
+        }
+        if let Some(received) = self.shared.stash.take_into(&mut buf) {
+            return Poll::Ready((received, buf));
+        }
+        if self.shared.stash.poll_quiet(cx).is_pending() {
+            self.step = Step::Start(buf);
+            return Poll::Pending;
+        }
+        let Shared { fd, driver, stash } = &*self.shared;
+        stash.receive_begins();
+        let (fd, stash) = (Rc::clone(fd), Some(Rc::clone(stash)));
+        match InFlight::submit(net::RecvFrom { fd, buf, flags: 0, from: None, stash }, driver, cx) {
+            Ok(receive) => {
+                self.step = Step::InFlight(receive);
+                Poll::Pending
             }
+            Err(answer) => Poll::Ready(answer),
         }
     }
 }

@@ -5,6 +5,30 @@ use std::io;
 use super::descriptor::Descriptor;
 use crate::io::buf::FixedBuf;
 
+/// One answer of the kernel's as its slot keeps it: plain data, small because every operation passes it on. What came with it
+/// is the slot's until [`Driver::own`](super::Driver::own) makes of it, once, the [`Completion`] that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// What the call would have returned, or the system's code of what went wrong.
+    pub(crate) result: Result<u32, i32>,
+    /// As [`Completion::more`].
+    pub(crate) more: bool,
+    /// What the backend calls the buffer that came along, if one did.
+    pub(crate) buffer: Option<u16>,
+}
+
+impl Answer {
+    /// The terminal answer of an operation that was removed before the kernel saw it.
+    pub(crate) fn cancelled() -> Answer {
+        Answer { result: Err(crate::os::error::CANCELLED), more: false, buffer: None }
+    }
+
+    /// The answer, and what came with it.
+    pub(crate) fn with(self, resource: Resource) -> Completion {
+        Completion { result: self.result.map_err(io::Error::from_raw_os_error), more: self.more, resource }
+    }
+}
+
 /// One answer of the kernel's to one operation. It owns what came with it.
 #[derive(Debug)]
 pub struct Completion {
@@ -31,11 +55,6 @@ impl Completion {
     /// A terminal answer that the kernel did not give: the operation never reached it.
     pub(crate) fn failed(error: io::Error) -> Completion {
         Completion { result: Err(error), more: false, resource: Resource::None }
-    }
-
-    /// The terminal answer of an operation that was removed before the kernel saw it.
-    pub(crate) fn cancelled() -> Completion {
-        Completion::failed(io::Error::from_raw_os_error(crate::os::error::CANCELLED))
     }
 
     /// The answer as a count of bytes.
@@ -65,6 +84,8 @@ impl Completion {
 pub enum Yields {
     /// The number is a number.
     Number,
+    /// The number counts bytes in a buffer of the receive ring; 0 may come without one.
+    Buffer,
     /// The number is a descriptor of the process, newly made for us.
     OsDescriptor,
     /// The number is an index in the ring's table of direct descriptors, newly filled.

@@ -42,9 +42,11 @@ use std::time::Duration;
 
 use budget::Budget;
 pub use capability::{Capabilities, Feature, Refusal, Unavailable};
+pub(crate) use completion::Answer;
 pub use completion::{Completion, Resource, Yields};
 pub(crate) use descriptor::DirectTable;
 pub use descriptor::{Descriptor, DescriptorName, DirectDescriptor, SharedDescriptor};
+pub(crate) use op::InFlight;
 pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
 pub(crate) use slab::OperationInSlot;
 pub use slab::OperationState;
@@ -56,7 +58,7 @@ pub(crate) use uring::Unparker;
 use crate::io::buf::{BufPool, ChunkChange, FixedBuf, Pool};
 use crate::io::socket::Receivers;
 use crate::sync::Arc;
-use slab::{Abandon, Notice, PayloadType, StableSlab};
+use slab::{Abandon, About, Notice, PayloadType, StableSlab};
 use thread_pool::{ThreadPool, ThreadPoolConfig};
 use waiter::Waiter;
 
@@ -162,7 +164,7 @@ pub struct DriverCounters {
 /// One backend: what a kernel connection must be able to do. All methods run on the worker's thread.
 ///
 /// A backend owns no operation: slots do. It gets the slab with each call, arms what it has shown to the kernel, and
-/// stores completions there.
+/// stores answers there. It is asked for what came with an answer when that leaves its slot.
 pub(crate) trait Driver: Sized + 'static {
     /// One request as the kernel takes it.
     type Entry;
@@ -179,6 +181,9 @@ pub(crate) trait Driver: Sized + 'static {
     /// The same, and sleeps until there is a completion, a wake from the [`Unparker`], or the clock reaches
     /// `deadline_ns`.
     fn park(&mut self, slab: &mut StableSlab, deadline_ns: Option<u64>) -> io::Result<()>;
+
+    /// Gives what came with an answer its owner. Called once for each answer that was stored.
+    fn own(&mut self, yields: Yields, answer: Answer) -> Completion;
 
     /// Whether `process_completions` would find an answer. Makes no system call.
     fn has_news(&mut self) -> bool;
@@ -304,20 +309,28 @@ pub(crate) const fn fits_inline<T: PlatformOp<D>, D: Driver>() -> bool {
 fn release<T: PlatformOp<D>, D: Driver>(driver: &DriverHandle, token: Token) {
     let (operation, completion) = {
         let core = &mut *driver.0.core.borrow_mut();
-        if let Resource::Descriptor(_) = core.slab.completion(token).resource {
-            core.descriptors_reclaimed += 1;
-        }
+        let payload = core.slab.take::<Payload<T, D>>(token);
+        let (mut payload, yields, answer) = payload.expect("only a finished operation is released");
+        let completion = core.own(yields, answer);
+        payload.operation.decode(&mut payload.block, &completion);
         core.abandoned += 1;
-        take::<T, D>(&mut core.slab, token)
+        core.descriptors_reclaimed += u64::from(matches!(completion.resource, Resource::Descriptor(_)));
+        (payload.operation, completion)
     };
     operation.abandon(completion);
 }
 
-/// Takes a finished operation out of its slot, decoded.
-fn take<T: PlatformOp<D>, D: Driver>(slab: &mut StableSlab, token: Token) -> (T, Completion) {
-    let (mut payload, completion) = slab.take::<Payload<T, D>>(token);
+/// Takes an operation out of its slot, decoded, if it is finished.
+#[inline]
+fn take<T: PlatformOp<D>, D: Driver>(
+    slab: &mut StableSlab,
+    driver: &mut D,
+    token: Token,
+) -> Option<(T, Completion)> {
+    let (mut payload, yields, answer) = slab.take::<Payload<T, D>>(token)?;
+    let completion = driver.own(yields, answer);
     payload.operation.decode(&mut payload.block, &completion);
-    (payload.operation, completion)
+    Some((payload.operation, completion))
 }
 
 /// A worker's driver, as futures and I/O objects hold it.
@@ -332,19 +345,6 @@ impl WeakDriver {
     /// The driver, unless it has ended and everybody has let go of it.
     pub(crate) fn upgrade(&self) -> Option<DriverHandle> {
         self.0.upgrade().map(DriverHandle)
-    }
-
-    /// [`DriverHandle::submit`], which a driver that is gone refuses as one that has ended does.
-    pub(crate) fn submit<T: Operation>(
-        &self,
-        operation: T,
-        multishot: bool,
-        waiter: Waiter,
-    ) -> Result<Token, (T, io::Error)> {
-        match self.upgrade() {
-            Some(driver) => driver.submit(operation, multishot, Some(waiter)),
-            None => Err((operation, closed_error())),
-        }
     }
 }
 
@@ -379,6 +379,21 @@ impl Core {
         while let Some(token) = self.slab.pop_overfull() {
             on_backend!(&mut self.backend, driver => driver.cancel(token));
         }
+    }
+
+    /// Gives what came with an answer its owner.
+    fn own(&mut self, yields: Yields, answer: Answer) -> Completion {
+        on_backend!(&mut self.backend, driver => driver.own(yields, answer))
+    }
+}
+
+impl Drop for Core {
+    /// Nobody will ask any more: what came with the answers goes where it would have gone.
+    fn drop(&mut self) {
+        let Core { slab, backend, .. } = self;
+        slab.take_unasked(|yields, answer| {
+            drop(on_backend!(&mut *backend, driver => driver.own(yields, answer)));
+        });
     }
 }
 
@@ -478,23 +493,18 @@ impl DriverHandle {
     }
 
     /// Takes the answer of a finished operation, or keeps `cx` to wake later.
+    #[inline]
     pub(crate) fn poll_op<T: Operation>(&self, token: Token, cx: &Context<'_>) -> Poll<(T, Completion)> {
-        match self.take_if_done(token) {
-            Some(answer) => Poll::Ready(answer),
-            None => {
-                self.set_waiter(token, cx);
-                Poll::Pending
+        {
+            let core = &mut *self.0.core.borrow_mut();
+            if let Some(answer) =
+                on_backend!(&mut core.backend, driver => take(&mut core.slab, driver, token))
+            {
+                return Poll::Ready(answer);
             }
         }
-    }
-
-    /// Takes the answer of a finished operation.
-    pub(crate) fn take_if_done<T: Operation>(&self, token: Token) -> Option<(T, Completion)> {
-        let core = &mut *self.0.core.borrow_mut();
-        if !core.slab.is_done(token) {
-            return None;
-        }
-        Some(on_backend!(&core.backend, driver => take_from(driver, &mut core.slab, token)))
+        self.set_waiter(token, cx);
+        Poll::Pending
     }
 
     /// Makes `cx` the one to tell of the operation's next answer.
@@ -511,14 +521,11 @@ impl DriverHandle {
     /// Takes the next item of a multishot operation, or the terminal answer, with which its operation comes.
     pub(crate) fn take_next<T: Operation>(&self, token: Token) -> Option<(Option<T>, Completion)> {
         let core = &mut *self.0.core.borrow_mut();
-        if let Some(item) = core.slab.pop_item(token) {
-            return Some((None, item));
-        }
-        if !core.slab.is_done(token) {
-            return None;
+        if let Some((yields, item)) = core.slab.pop_item(token) {
+            return Some((None, core.own(yields, item)));
         }
         let (operation, completion) =
-            on_backend!(&core.backend, driver => take_from(driver, &mut core.slab, token));
+            on_backend!(&mut core.backend, driver => take(&mut core.slab, driver, token))?;
         Some((Some(operation), completion))
     }
 
@@ -532,7 +539,7 @@ impl DriverHandle {
         {
             let core = &mut *self.0.core.borrow_mut();
             if core.slab.is_queued(token) {
-                core.slab.complete(token, Completion::cancelled());
+                core.slab.complete(token, Answer::cancelled());
             } else if !core.slab.is_done(token) {
                 on_backend!(&mut core.backend, driver => driver.cancel(token));
             }
@@ -739,16 +746,14 @@ impl DriverHandle {
     /// Does what the slab has noted, with no borrow held: wakes, releases, discards.
     fn tell(&self) {
         loop {
-            let mut notices = {
+            let (mut woken, mut notices) = {
                 let Ok(mut core) = self.0.core.try_borrow_mut() else { return };
-                if !core.slab.has_notices() {
-                    return;
-                }
-                core.slab.take_notices()
+                let Some(lists) = core.slab.take_notices() else { return };
+                lists
             };
+            woken.drain(..).for_each(Waiter::wake);
             for notice in notices.drain(..) {
                 match notice {
-                    Notice::Wake(waiter) => waiter.wake(),
                     Notice::Forget(waiter) => drop(waiter),
                     Notice::Release(token) => {
                         let release = self.0.core.borrow_mut().slab.release_fn(token);
@@ -756,15 +761,19 @@ impl DriverHandle {
                             release(self, token);
                         }
                     }
-                    Notice::Discard(completion) => {
-                        if let Resource::Descriptor(_) = completion.resource {
-                            self.0.core.borrow_mut().descriptors_reclaimed += 1;
-                        }
+                    Notice::Discard(yields, answer) => {
+                        let completion = {
+                            let core = &mut *self.0.core.borrow_mut();
+                            let completion = core.own(yields, answer);
+                            let is_descriptor = matches!(completion.resource, Resource::Descriptor(_));
+                            core.descriptors_reclaimed += u64::from(is_descriptor);
+                            completion
+                        };
                         drop(completion);
                     }
                 }
             }
-            self.0.core.borrow_mut().slab.return_notices(notices);
+            self.0.core.borrow_mut().slab.return_notices(woken, notices);
         }
     }
 }
@@ -786,29 +795,24 @@ fn submit_on<T: PlatformOp<D>, D: Driver>(
     multishot: bool,
     waiter: Option<Waiter>,
 ) -> Result<Token, (T, io::Error)> {
+    let about = About {
+        multishot,
+        items_max: operation.items_max(),
+        yields: operation.yields(),
+        descriptor: operation.descriptor().map(Descriptor::name),
+    };
     let payload = Payload::<T, D> { block: T::Block::default(), operation };
-    let token = match slab.insert(payload, &Payload::<T, D>::TYPE, multishot) {
-        Ok(token) => token,
+    let (token, payload) = match slab.insert(payload, &Payload::<T, D>::TYPE, about, waiter) {
+        Ok(inserted) => inserted,
         Err(payload) => return Err((payload.operation, exhausted_error())),
     };
-    let payload = slab.payload_mut::<Payload<T, D>>(token);
     match payload.operation.encode(&mut payload.block, driver) {
         Ok(entry) => {
-            let yields = payload.operation.yields();
-            let descriptor = payload.operation.descriptor().map(Descriptor::name);
-            let items_max = payload.operation.items_max();
-            slab.expect(token, yields, waiter, descriptor);
-            slab.limit_items(token, items_max);
             driver.submit(slab, token, entry);
             Ok(token)
         }
         Err(error) => Err((slab.withdraw::<Payload<T, D>>(token).operation, error)),
     }
-}
-
-/// [`take`], with the backend named by a reference to it.
-fn take_from<T: PlatformOp<D>, D: Driver>(_: &D, slab: &mut StableSlab, token: Token) -> (T, Completion) {
-    take::<T, D>(slab, token)
 }
 
 fn closed_error() -> io::Error {

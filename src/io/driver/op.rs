@@ -11,11 +11,12 @@
 
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::waiter::Waiter;
-use super::{Completion, Descriptor, DriverHandle, Operation, Token, WeakDriver};
+use super::{Completion, Descriptor, DriverHandle, Operation, Token, WeakDriver, closed_error};
 use crate::io::stash::is_cancelled;
 
 /// What every operation says of itself, whatever the platform.
@@ -68,6 +69,76 @@ pub trait MultishotLifecycle: OpLifecycle {
     fn into_item(completion: Completion) -> Self::Item;
 }
 
+/// An operation that was submitted: its name, and the way to it. Futures that make their operation when they are polled hold this
+/// instead of an [`Op`], which has room for one that is not submitted yet.
+///
+/// Dropping it asks the kernel to cancel the operation, which is left to the driver.
+#[derive(Debug)]
+pub(crate) struct InFlight<T: Operation> {
+    /// `None` once the answer was taken.
+    token: Option<Token>,
+    driver: WeakDriver,
+    operation: PhantomData<fn() -> T>,
+}
+
+/// Why a future cannot go on: its operation, buffer included, went with the driver.
+const ENDED: &str = "an operation is not polled any more when its runtime has ended";
+
+impl<T: Operation> InFlight<T> {
+    /// Submits `operation`, or gives what becomes of it because it cannot be.
+    #[inline]
+    pub(crate) fn submit(
+        operation: T,
+        driver: &DriverHandle,
+        cx: &Context<'_>,
+    ) -> Result<InFlight<T>, T::Output> {
+        let submitted = driver.submit(operation, false, Some(Waiter::of(cx)));
+        let token = submitted.map_err(|(operation, error)| refuse(operation, error))?;
+        Ok(InFlight { token: Some(token), driver: driver.downgrade(), operation: PhantomData })
+    }
+
+    /// The answer, once.
+    #[inline]
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<T::Output> {
+        self.poll_answer(cx).map(|(operation, completion)| operation.into_output(completion))
+    }
+
+    #[inline]
+    fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<(T, Completion)> {
+        let token = self.token.expect(POLLED_AFTER_READY);
+        let answer = ready!(self.driver.upgrade().expect(ENDED).poll_op::<T>(token, cx));
+        self.token = None;
+        Poll::Ready(answer)
+    }
+
+    /// Asks the kernel to cancel the operation, and keeps waiting for its answer.
+    fn request_cancel(&self) {
+        if let Some((token, driver)) = self.token.zip(self.driver.upgrade()) {
+            driver.request_cancel(token);
+        }
+    }
+}
+
+impl<T: Operation> Drop for InFlight<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(token) = self.token
+            && let Some(driver) = self.driver.upgrade()
+        {
+            driver.abandon(token);
+        }
+    }
+}
+
+/// What becomes of an operation that is not submitted.
+#[cold]
+fn refuse<T: Operation>(operation: T, error: io::Error) -> T::Output {
+    operation.into_output(Completion::failed(error))
+}
+
+/// What is said to a caller who polls a future again after its answer.
+const POLLED_AFTER_READY: &str = "`Op` polled after it was ready";
+
 /// An operation in flight, as a future. It is submitted when first polled.
 ///
 /// Dropping it asks the kernel to cancel the operation and leaves the buffer with the driver until the kernel has
@@ -77,18 +148,17 @@ pub trait MultishotLifecycle: OpLifecycle {
 #[derive(Debug)]
 pub struct Op<T: Operation> {
     state: State<T>,
-    driver: WeakDriver,
     /// Set when its deadline has passed: a cancellation is then the deadline's doing, and is reported as such.
     timed_out: bool,
 }
 
 #[derive(Debug)]
-enum State<T> {
+enum State<T: Operation> {
     /// Will be submitted at the first poll.
-    Unsubmitted(T),
+    Unsubmitted(T, WeakDriver),
     /// Will not be submitted: it ends with this error at the first poll.
     Refused(T, io::Error),
-    Submitted(Token),
+    Submitted(InFlight<T>),
     Finished,
 }
 
@@ -97,23 +167,22 @@ impl<T: Operation> Unpin for Op<T> {}
 
 impl<T: Operation> Op<T> {
     /// The future of `operation` on `driver`.
+    #[inline]
     pub(crate) fn new(operation: T, driver: &DriverHandle) -> Op<T> {
-        Op { state: State::Unsubmitted(operation), driver: driver.downgrade(), timed_out: false }
+        Op { state: State::Unsubmitted(operation, driver.downgrade()), timed_out: false }
     }
 
     /// The future of an operation that Veloq can see to be wrong: it gives the error, and the buffer, without submitting.
-    pub(crate) fn refused(operation: T, error: io::Error, driver: &DriverHandle) -> Op<T> {
-        Op { state: State::Refused(operation, error), driver: driver.downgrade(), timed_out: false }
+    pub(crate) fn refused(operation: T, error: io::Error) -> Op<T> {
+        Op { state: State::Refused(operation, error), timed_out: false }
     }
 
     /// Asks the kernel to cancel the operation because its time is up, and keeps waiting for its answer. That may still be
     /// a success; a cancellation is reported as `TimedOut`.
     pub(crate) fn time_out(&mut self) {
         self.timed_out = true;
-        if let State::Submitted(token) = self.state
-            && let Some(driver) = self.driver.upgrade()
-        {
-            driver.request_cancel(token);
+        if let State::Submitted(submitted) = &self.state {
+            submitted.request_cancel();
         }
     }
 }
@@ -122,52 +191,43 @@ impl<T: Operation> Op<T> {
     /// What the driver calls the operation, from its first poll until it is ready.
     #[must_use]
     pub fn token(&self) -> Option<Token> {
-        match self.state {
-            State::Submitted(token) => Some(token),
-            State::Unsubmitted(_) | State::Refused(..) | State::Finished => None,
+        match &self.state {
+            State::Submitted(submitted) => submitted.token,
+            State::Unsubmitted(..) | State::Refused(..) | State::Finished => None,
         }
     }
 }
 
-/// Why a future cannot go on: its operation, buffer included, went with the driver.
-const ENDED: &str = "an operation is not polled any more when its runtime has ended";
-
 impl<T: Operation> Future for Op<T> {
     type Output = T::Output;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T::Output> {
         let this = &mut *self;
         // The usual case first, and without moving the state: it has room for the whole operation.
-        if let State::Submitted(token) = this.state {
-            let driver = this.driver.upgrade().expect(ENDED);
-            let (operation, mut completion) = ready!(driver.poll_op::<T>(token, cx));
-            this.state = State::Finished;
+        if let State::Submitted(submitted) = &mut this.state {
+            let (operation, mut completion) = ready!(submitted.poll_answer(cx));
             if this.timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
                 completion.result = Err(io::ErrorKind::TimedOut.into());
             }
             return Poll::Ready(operation.into_output(completion));
         }
         match std::mem::replace(&mut this.state, State::Finished) {
-            State::Unsubmitted(operation) => match this.driver.submit(operation, false, Waiter::of(cx)) {
-                Ok(token) => {
-                    this.state = State::Submitted(token);
-                    Poll::Pending
+            State::Unsubmitted(operation, driver) => {
+                let Some(driver) = driver.upgrade() else {
+                    return Poll::Ready(refuse(operation, closed_error()));
+                };
+                match InFlight::submit(operation, &driver, cx) {
+                    Ok(submitted) => {
+                        this.state = State::Submitted(submitted);
+                        Poll::Pending
+                    }
+                    Err(output) => Poll::Ready(output),
                 }
-                Err((operation, error)) => Poll::Ready(operation.into_output(Completion::failed(error))),
-            },
-            State::Refused(operation, error) => Poll::Ready(operation.into_output(Completion::failed(error))),
+            }
+            State::Refused(operation, error) => Poll::Ready(refuse(operation, error)),
             State::Submitted(_) => unreachable!("looked at above"),
-            State::Finished => panic!("`Op` polled after it was ready"),
-        }
-    }
-}
-
-impl<T: Operation> Drop for Op<T> {
-    fn drop(&mut self) {
-        if let State::Submitted(token) = self.state
-            && let Some(driver) = self.driver.upgrade()
-        {
-            driver.abandon(token);
+            State::Finished => panic!("{POLLED_AFTER_READY}"),
         }
     }
 }
@@ -177,9 +237,18 @@ impl<T: Operation> Drop for Op<T> {
 #[must_use = "an operation does nothing until it is polled"]
 #[derive(Debug)]
 pub struct Multishot<T: Operation + MultishotLifecycle> {
-    state: State<T>,
+    state: Stream<T>,
     driver: WeakDriver,
     cancelling: bool,
+}
+
+#[derive(Debug)]
+enum Stream<T> {
+    /// Will be submitted at the first poll.
+    Unsubmitted(T),
+    Submitted(Token),
+    /// The terminal answer was taken.
+    Finished,
 }
 
 impl<T: Operation + MultishotLifecycle> Unpin for Multishot<T> {}
@@ -187,49 +256,66 @@ impl<T: Operation + MultishotLifecycle> Unpin for Multishot<T> {}
 impl<T: Operation + MultishotLifecycle> Multishot<T> {
     /// The stream of `operation` on `driver`.
     pub(crate) fn new(operation: T, driver: &DriverHandle) -> Multishot<T> {
-        Multishot { state: State::Unsubmitted(operation), driver: driver.downgrade(), cancelling: false }
+        Multishot { state: Stream::Unsubmitted(operation), driver: driver.downgrade(), cancelling: false }
     }
 
     /// The next answer, or `None` after the terminal one was taken.
+    #[inline]
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
-        if let Some(item) = self.try_next() {
-            return Poll::Ready(item);
-        }
-        if let State::Unsubmitted(_) = self.state {
-            let State::Unsubmitted(operation) = std::mem::replace(&mut self.state, State::Finished) else {
-                unreachable!("just matched")
-            };
-            match self.driver.submit(operation, true, Waiter::of(cx)) {
-                Ok(token) => self.state = State::Submitted(token),
-                Err((operation, error)) => {
-                    drop(operation);
-                    return Poll::Ready(Some(T::into_item(Completion::failed(error))));
-                }
+        if let Stream::Submitted(token) = self.state {
+            let driver = self.driver.upgrade().expect(ENDED);
+            if let Some(item) = self.take(&driver, token) {
+                return Poll::Ready(Some(item));
             }
-        } else if let State::Submitted(token) = self.state {
-            self.driver.upgrade().expect(ENDED).set_waiter(token, cx);
+            driver.set_waiter(token, cx);
+            return Poll::Pending;
         }
-        Poll::Pending
+        self.poll_first(cx)
+    }
+
+    /// The same of one that is not submitted yet, or finished.
+    #[cold]
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
+        let Stream::Unsubmitted(operation) = std::mem::replace(&mut self.state, Stream::Finished) else {
+            return Poll::Ready(None);
+        };
+        let submitted = match self.driver.upgrade() {
+            Some(driver) => driver.submit(operation, true, Some(Waiter::of(cx))),
+            None => Err((operation, closed_error())),
+        };
+        match submitted {
+            Ok(token) => {
+                self.state = Stream::Submitted(token);
+                Poll::Pending
+            }
+            Err((_, error)) => Poll::Ready(Some(T::into_item(Completion::failed(error)))),
+        }
     }
 
     /// The next answer if one is there (`Some(None)` when all were taken). Does not submit, and does not wait.
     pub(crate) fn try_next(&mut self) -> Option<Option<T::Item>> {
         match self.state {
-            State::Unsubmitted(_) | State::Refused(..) => None,
-            State::Finished => Some(None),
-            State::Submitted(token) => {
-                let (operation, completion) = self.driver.upgrade().expect(ENDED).take_next::<T>(token)?;
-                if operation.is_some() {
-                    self.state = State::Finished;
-                }
-                Some(Some(T::into_item(completion)))
+            Stream::Unsubmitted(_) => None,
+            Stream::Finished => Some(None),
+            Stream::Submitted(token) => {
+                let driver = self.driver.upgrade().expect(ENDED);
+                self.take(&driver, token).map(Some)
             }
         }
     }
 
+    #[inline]
+    fn take(&mut self, driver: &DriverHandle, token: Token) -> Option<T::Item> {
+        let (operation, completion) = driver.take_next::<T>(token)?;
+        if operation.is_some() {
+            self.state = Stream::Finished;
+        }
+        Some(T::into_item(completion))
+    }
+
     /// Asks the kernel to stop. Answers that come before the terminal one are kept.
     pub(crate) fn request_cancel(&mut self) {
-        if let State::Submitted(token) = self.state
+        if let Stream::Submitted(token) = self.state
             && !self.cancelling
             && let Some(driver) = self.driver.upgrade()
         {
@@ -241,20 +327,20 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
     /// Answers that wait to be taken, the terminal one not counted.
     pub(crate) fn waiting(&self) -> usize {
         match self.state {
-            State::Submitted(token) => self.driver.upgrade().map_or(0, |driver| driver.waiting_items(token)),
-            State::Unsubmitted(_) | State::Refused(..) | State::Finished => 0,
+            Stream::Submitted(token) => self.driver.upgrade().map_or(0, |driver| driver.waiting_items(token)),
+            Stream::Unsubmitted(_) | Stream::Finished => 0,
         }
     }
 
     /// Whether the terminal answer was taken.
     pub(crate) fn is_finished(&self) -> bool {
-        matches!(self.state, State::Finished)
+        matches!(self.state, Stream::Finished)
     }
 }
 
 impl<T: Operation + MultishotLifecycle> Drop for Multishot<T> {
     fn drop(&mut self) {
-        if let State::Submitted(token) = self.state
+        if let Stream::Submitted(token) = self.state
             && let Some(driver) = self.driver.upgrade()
         {
             driver.abandon(token);

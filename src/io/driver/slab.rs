@@ -14,8 +14,11 @@
 //! Pages of slots are allocated as they are needed and never moved or freed while the slab lives; a slab that is dropped
 //! with operations in flight leaks those pages, because a kernel thread may still write to them.
 //!
-//! User code (wakers, destructors of buffers) is never run here: what must be told or dropped becomes a [`Notice`],
-//! which the owner of the slab deals with after it has ended its borrow.
+//! User code (wakers, destructors of buffers) is never run here: who must be told goes on a list, and what must be dropped
+//! becomes a [`Notice`]; the owner of the slab deals with both after it has ended its borrow.
+//!
+//! Every operation passes here three times: it is put in, it is answered, it is taken out. Each is one look at the head, and
+//! what a head holds is plain data, an [`Answer`] too: what came with it gets its owner when it leaves.
 #![expect(unsafe_code, reason = "typed values live in untyped slots whose address the kernel knows")]
 
 use std::any::TypeId;
@@ -27,7 +30,7 @@ use std::task::Context;
 
 use super::token::Token;
 use super::waiter::Waiter;
-use super::{Completion, DescriptorName, DriverHandle, Yields};
+use super::{Answer, DescriptorName, DriverHandle, Yields};
 
 /// Bytes a payload may have to live in its slot. Every operation of ours fits with a `FixedBuf`, a `Vec` or `Bytes`
 /// (asserted beside the encodings); a larger one (a foreign buffer type of unusual size) is boxed and counted.
@@ -46,7 +49,7 @@ pub(crate) struct PayloadType {
     /// For dumps: the operation's name.
     pub(crate) kind: &'static str,
     /// The type, checked whenever a payload is taken out.
-    id: fn() -> TypeId,
+    id: TypeId,
     /// Finishes an abandoned operation whose terminal completion is in its slot.
     release: fn(&DriverHandle, Token),
     /// Drops the payload where it lies.
@@ -56,7 +59,7 @@ pub(crate) struct PayloadType {
 impl PayloadType {
     /// Describes `P`. `release` is called once, with no borrow held, for an abandoned `P` that has its answer.
     pub(crate) const fn of<P: 'static>(kind: &'static str, release: fn(&DriverHandle, Token)) -> PayloadType {
-        PayloadType { kind, id: TypeId::of::<P>, release, drop: drop_payload::<P> }
+        PayloadType { kind, id: TypeId::of::<P>(), release, drop: drop_payload::<P> }
     }
 }
 
@@ -78,13 +81,14 @@ pub(crate) const fn is_inline<P>() -> bool {
     size_of::<P>() <= PAYLOAD_BYTES_MAX && align_of::<P>() <= align_of::<Payload>()
 }
 
-/// Where an operation stands. `Answered` and `Done` own what the kernel gave.
+/// Where an operation stands. The slot of one that is `Answered` or `Done` owns what the kernel gave.
+#[derive(Clone, Copy)]
 enum State {
     Free { next: u32 },
     Queued,
     Armed,
-    Answered(Completion),
-    Done(Completion),
+    Answered(Answer),
+    Done(Answer),
     Abandoned,
 }
 
@@ -130,30 +134,36 @@ pub(crate) struct OperationInSlot {
 struct Head {
     generation: u32,
     state: State,
-    /// Whether completions with `more` are items (a multishot operation) or the first of two stages (`send_zc`).
-    multishot: bool,
-    yields: Yields,
-    /// For dumps: what the operation is about, and the last reading of the clock before it came.
-    descriptor: Option<DescriptorName>,
-    since_ns: u64,
     payload_type: Option<&'static PayloadType>,
+    about: About,
     waiter: Option<Waiter>,
+    /// The last reading of the clock before the operation came, for dumps.
+    since_ns: u64,
     /// What a multishot operation has yielded and nobody has taken. Keeps its capacity from tenant to tenant.
-    items: VecDeque<Completion>,
+    items: VecDeque<Answer>,
+}
+
+/// What a slot is told of its operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About {
+    /// Whether answers with `more` are items (a multishot operation) or the first of two stages (`send_zc`).
+    pub(crate) multishot: bool,
     /// With so many items waiting for a turn the driver asks the kernel to stop.
-    items_max: usize,
+    pub(crate) items_max: usize,
+    /// What a successful answer's number is.
+    pub(crate) yields: Yields,
+    /// What the operation is done to, for dumps.
+    pub(crate) descriptor: Option<DescriptorName>,
 }
 
 /// Something to do once the driver's borrow has ended, because it may run user code.
 pub(crate) enum Notice {
-    /// Tell this one that its operation has news.
-    Wake(Waiter),
     /// Nobody waits as this one any more: drop it.
     Forget(Waiter),
     /// An abandoned operation has its terminal completion: finish it and free the slot.
     Release(Token),
-    /// Nobody will ask for this: drop it. Its descriptor is closed, its buffer goes back.
-    Discard(Completion),
+    /// Nobody will ask for this: drop what came with it. Its descriptor is closed, its buffer goes back.
+    Discard(Yields, Answer),
 }
 
 /// What [`StableSlab::abandon`] asks of the driver.
@@ -177,6 +187,8 @@ pub(crate) struct StableSlab {
     occupied: usize,
     boxed: u64,
     stale: u64,
+    /// Whose operations have news.
+    woken: Vec<Waiter>,
     notices: Vec<Notice>,
     /// Multishot operations that reached their bound of items since the last turn.
     overfull: Vec<Token>,
@@ -199,6 +211,7 @@ impl StableSlab {
             occupied: 0,
             boxed: 0,
             stale: 0,
+            woken: Vec::new(),
             notices: Vec::new(),
             overfull: Vec::new(),
             now_ns: 0,
@@ -225,50 +238,46 @@ impl StableSlab {
         self.stale
     }
 
-    /// Puts `payload` into a free slot, queued, or gives it back if the slab is full.
+    /// Puts `payload` into a free slot, queued, or gives it back if the slab is full. Its stable address comes for encoding; the
+    /// reference must end before the kernel sees the entry.
     pub(crate) fn insert<P: 'static>(
         &mut self,
         payload: P,
         payload_type: &'static PayloadType,
-        multishot: bool,
-    ) -> Result<Token, P> {
-        debug_assert_eq!((payload_type.id)(), TypeId::of::<P>());
+        about: About,
+        waiter: Option<Waiter>,
+    ) -> Result<(Token, &mut P), P> {
+        debug_assert_eq!(payload_type.id, TypeId::of::<P>());
         if self.free_head == NO_SLOT && !self.grow() {
             return Err(payload);
         }
         let index = self.free_head;
         let head = &mut self.heads[index as usize];
         let State::Free { next } = head.state else { panic!("slot {index} on the free list is not free") };
-        head.since_ns = self.now_ns;
         self.free_head = next;
         head.state = State::Queued;
-        head.multishot = multishot;
-        head.items_max = usize::MAX;
         head.payload_type = Some(payload_type);
+        head.about = about;
+        head.waiter = waiter;
+        head.since_ns = self.now_ns;
         let token = Token::new(index, head.generation);
         self.in_flight += 1;
         self.occupied += 1;
         let room = self.room(index);
         // SAFETY: the slot was free, so its room holds no value and the kernel knows nothing of it; `room` is valid for
-        // `PAYLOAD_BYTES_MAX` bytes at alignment 16, which `is_inline` compared with `P`'s; a `Box` always fits.
-        unsafe {
+        // `PAYLOAD_BYTES_MAX` bytes at alignment 16, which `is_inline` compared with `P`'s; a `Box` always fits. The reference
+        // is the only one: it borrows the slab, and the kernel is shown nothing while it lasts.
+        let payload = unsafe {
             if is_inline::<P>() {
                 room.cast::<P>().write(payload);
+                &mut *room.cast::<P>()
             } else {
                 self.boxed += 1;
                 room.cast::<Box<P>>().write(Box::new(payload));
+                &mut **room.cast::<Box<P>>()
             }
-        }
-        Ok(token)
-    }
-
-    /// The payload's stable address, for encoding it. The reference it makes must end before the kernel sees the entry.
-    pub(crate) fn payload_mut<P: 'static>(&mut self, token: Token) -> &mut P {
-        let payload = self.payload_ptr::<P>(token);
-        // SAFETY: `payload_ptr` checked that a live `P` is there; the exclusive borrow of the slab keeps others out, and
-        // the callers (encoding before submission, decoding after the terminal completion) run when the kernel does
-        // not hold the payload.
-        unsafe { &mut *payload }
+        };
+        Ok((token, payload))
     }
 
     /// The kernel can see it now.
@@ -284,61 +293,50 @@ impl StableSlab {
         self.head(token).is_some_and(|head| matches!(head.state, State::Queued))
     }
 
-    /// Stores a completion. Stale ones are counted, and what they carry is discarded.
-    pub(crate) fn complete(&mut self, token: Token, completion: Completion) {
-        let Some(head) = self.head(token) else {
+    /// Stores an answer. Stale ones are counted, and what they carry is discarded.
+    pub(crate) fn complete(&mut self, token: Token, answer: Answer) {
+        let Some(head) = live(&mut self.heads, token) else {
             self.stale += 1;
-            self.notices.push(Notice::Discard(completion));
+            self.notices.push(Notice::Discard(Yields::Number, answer));
             return;
         };
-        let terminal = !completion.more;
-        if let State::Queued | State::Armed = head.state {
+        let terminal = !answer.more;
+        match head.state {
             // The usual case: an answer that somebody waits for.
-            let mut overfull = false;
-            if terminal {
-                head.state = State::Done(completion);
-            } else if head.multishot {
-                head.items.push_back(completion);
-                overfull = head.items.len() == head.items_max;
-            } else {
-                head.state = State::Answered(completion);
+            State::Queued | State::Armed if terminal => head.state = State::Done(answer),
+            State::Queued | State::Armed if head.about.multishot => {
+                head.items.push_back(answer);
+                self.overfull.extend((head.items.len() == head.about.items_max).then_some(token));
+            }
+            State::Queued | State::Armed => {
+                head.state = State::Answered(answer);
                 return;
             }
-            let waiter = head.waiter.take();
-            self.in_flight -= usize::from(terminal);
-            self.notices.extend(waiter.map(Notice::Wake));
-            self.overfull.extend(overfull.then_some(token));
-            return;
-        }
-        match std::mem::replace(&mut head.state, State::Abandoned) {
-            State::Answered(first) if terminal => {
-                // The second stage says only that the kernel has let go of the buffer.
-                head.state = State::Done(Completion { more: false, ..first });
-                let waiter = head.waiter.take();
-                self.in_flight -= 1;
-                self.notices.extend(waiter.map(Notice::Wake));
-            }
+            // The second stage says only that the kernel has let go of the buffer.
+            State::Answered(first) if terminal => head.state = State::Done(Answer { more: false, ..first }),
             State::Abandoned if terminal => {
-                head.state = State::Done(completion);
+                head.state = State::Done(answer);
                 self.in_flight -= 1;
                 self.notices.push(Notice::Release(token));
+                return;
             }
-            State::Abandoned => self.notices.push(Notice::Discard(completion)),
-            state => {
-                head.state = state;
+            State::Abandoned => return self.notices.push(Notice::Discard(head.about.yields, answer)),
+            State::Answered(_) | State::Done(_) | State::Free { .. } => {
                 self.stale += 1;
-                self.notices.push(Notice::Discard(completion));
+                return self.notices.push(Notice::Discard(head.about.yields, answer));
             }
         }
+        self.in_flight -= usize::from(terminal);
+        self.woken.extend(head.waiter.take());
     }
 
     /// Takes the next multishot operation that had as many items waiting as it may when it was last answered, and has them
     /// still. Asked once a turn, after the tasks have run: whoever reads has taken them by then, and is not disturbed.
     pub(crate) fn pop_overfull(&mut self) -> Option<Token> {
         while let Some(token) = self.overfull.pop() {
-            let unattended = self
-                .head(token)
-                .is_some_and(|head| matches!(head.state, State::Armed) && head.items.len() >= head.items_max);
+            let unattended = self.head(token).is_some_and(|head| {
+                matches!(head.state, State::Armed) && head.items.len() >= head.about.items_max
+            });
             if unattended {
                 return Some(token);
             }
@@ -346,28 +344,9 @@ impl StableSlab {
         None
     }
 
-    /// Notes, before submission, how many items of a multishot operation may wait.
-    pub(crate) fn limit_items(&mut self, token: Token, items_max: usize) {
-        self.head(token).expect("the operation was just inserted").items_max = items_max;
-    }
-
-    /// Notes, before submission, what a successful answer's number is and who waits for it, and what the operation is about.
-    pub(crate) fn expect(
-        &mut self,
-        token: Token,
-        yields: Yields,
-        waiter: Option<Waiter>,
-        descriptor: Option<DescriptorName>,
-    ) {
-        let head = self.head(token).expect("the operation was just inserted");
-        head.yields = yields;
-        head.waiter = waiter;
-        head.descriptor = descriptor;
-    }
-
     /// What a successful answer's number is. A stale token's answer is a number: nobody can say otherwise.
     pub(crate) fn yields(&mut self, token: Token) -> Yields {
-        self.head(token).map_or(Yields::Number, |head| head.yields)
+        self.head(token).map_or(Yields::Number, |head| head.about.yields)
     }
 
     /// Whether waking the present waiter would wake `cx`.
@@ -383,21 +362,10 @@ impl StableSlab {
         }
     }
 
-    /// The terminal completion of a finished operation.
-    ///
-    /// # Panics
-    ///
-    /// If it is not finished.
-    pub(crate) fn completion(&mut self, token: Token) -> &Completion {
-        match self.head(token) {
-            Some(Head { state: State::Done(completion), .. }) => completion,
-            _ => panic!("only a finished operation has its terminal completion"),
-        }
-    }
-
     /// Takes the next item of a multishot operation, if one is there.
-    pub(crate) fn pop_item(&mut self, token: Token) -> Option<Completion> {
-        self.head(token)?.items.pop_front()
+    pub(crate) fn pop_item(&mut self, token: Token) -> Option<(Yields, Answer)> {
+        let head = self.head(token)?;
+        Some((head.about.yields, head.items.pop_front()?))
     }
 
     /// Items of a multishot operation that nobody has taken.
@@ -410,22 +378,23 @@ impl StableSlab {
         self.head(token).is_some_and(|head| matches!(head.state, State::Done(_)))
     }
 
-    /// Takes a finished operation out and frees its slot.
+    /// Takes a finished operation out and frees its slot. `None` if it is not finished.
     ///
     /// # Panics
     ///
-    /// If it is not finished, or is not a `P`: both are errors of ours.
-    pub(crate) fn take<P: 'static>(&mut self, token: Token) -> (P, Completion) {
-        let head = self.head(token).expect("only a live slot is taken");
-        let State::Done(completion) = std::mem::replace(&mut head.state, State::Armed) else {
-            panic!("a slot is taken only after its terminal completion")
-        };
-        (self.vacate::<P>(token), completion)
+    /// If it is not a `P`, which is an error of ours.
+    pub(crate) fn take<P: 'static>(&mut self, token: Token) -> Option<(P, Yields, Answer)> {
+        let head = self.head(token)?;
+        let State::Done(answer) = head.state else { return None };
+        let yields = head.about.yields;
+        Some((self.vacate::<P>(token), yields, answer))
     }
 
     /// Takes back an operation that the kernel never saw: its encoding failed.
     pub(crate) fn withdraw<P: 'static>(&mut self, token: Token) -> P {
         assert!(self.is_queued(token), "only an operation that the kernel never saw can be withdrawn");
+        let waiter = self.head(token).and_then(|head| head.waiter.take());
+        self.notices.extend(waiter.map(Notice::Forget));
         self.in_flight -= 1;
         self.vacate::<P>(token)
     }
@@ -434,14 +403,15 @@ impl StableSlab {
     pub(crate) fn abandon(&mut self, token: Token) -> Abandon {
         let Some(head) = self.head(token) else { return Abandon::Nothing };
         let waiter = head.waiter.take();
+        let yields = head.about.yields;
         let items = std::mem::take(&mut head.items);
-        let next = match &head.state {
+        let next = match head.state {
             State::Armed | State::Answered(_) => {
                 head.state = State::Abandoned;
                 Abandon::Cancel
             }
             State::Queued => {
-                head.state = State::Done(Completion::cancelled());
+                head.state = State::Done(Answer::cancelled());
                 self.in_flight -= 1;
                 Abandon::ReleaseNow
             }
@@ -450,7 +420,7 @@ impl StableSlab {
         };
         // The waiter's drop may be user code (a foreign waker), as may be that of an item's buffer.
         self.notices.extend(waiter.map(Notice::Forget));
-        self.notices.extend(items.into_iter().map(Notice::Discard));
+        self.notices.extend(items.into_iter().map(|item| Notice::Discard(yields, item)));
         next
     }
 
@@ -460,22 +430,36 @@ impl StableSlab {
         matches!(head.state, State::Done(_)).then_some(head.payload_type?.release)
     }
 
-    /// All that is to be done once the borrow has ended.
-    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
+    /// Takes every answer that nobody has asked for and nobody will: the driver ends, and what came with them is to be dropped.
+    pub(crate) fn take_unasked(&mut self, mut each: impl FnMut(Yields, Answer)) {
+        for head in &mut self.heads {
+            let yields = head.about.yields;
+            head.items.drain(..).for_each(|item| each(yields, item));
+            if let State::Answered(answer) | State::Done(answer) = &mut head.state {
+                each(yields, std::mem::replace(answer, Answer::cancelled()));
+            }
+        }
     }
 
-    /// Gives an emptied list back, so that its capacity is used again.
-    pub(crate) fn return_notices(&mut self, mut emptied: Vec<Notice>) {
-        debug_assert!(emptied.is_empty());
+    /// Who is to be told, and what is to be done, once the borrow has ended. Nothing if there is neither.
+    pub(crate) fn take_notices(&mut self) -> Option<(Vec<Waiter>, Vec<Notice>)> {
+        self.has_notices().then(|| (std::mem::take(&mut self.woken), std::mem::take(&mut self.notices)))
+    }
+
+    /// Gives emptied lists back, so that their capacity is used again.
+    pub(crate) fn return_notices(&mut self, woken: Vec<Waiter>, notices: Vec<Notice>) {
+        debug_assert!(woken.is_empty() && notices.is_empty());
+        if self.woken.is_empty() {
+            self.woken = woken;
+        }
         if self.notices.is_empty() {
-            std::mem::swap(&mut self.notices, &mut emptied);
+            self.notices = notices;
         }
     }
 
     /// Whether anybody must be told of anything.
     pub(crate) fn has_notices(&self) -> bool {
-        !self.notices.is_empty()
+        !self.woken.is_empty() || !self.notices.is_empty()
     }
 
     /// The operations that the kernel has: what a shutdown must cancel, and a dump shows.
@@ -506,7 +490,7 @@ impl StableSlab {
             let Some(payload_type) = head.payload_type else { continue };
             let operation = OperationInSlot {
                 kind: payload_type.kind,
-                descriptor: head.descriptor,
+                descriptor: head.about.descriptor,
                 state,
                 since_ns: head.since_ns,
             };
@@ -522,42 +506,24 @@ impl StableSlab {
         })
     }
 
-    /// Moves the value out of its slot and frees the slot.
+    /// Moves the value out of its slot and frees the slot, which is occupied.
     fn vacate<P: 'static>(&mut self, token: Token) -> P {
-        let payload = self.payload_ptr::<P>(token);
-        // SAFETY: `payload_ptr` checked that a live `P` is there. The kernel is done with it (its terminal completion was
-        // reaped, or it never saw the entry), and the slot is marked free below, so the value is moved out only once.
-        let value = unsafe {
-            if is_inline::<P>() { payload.read() } else { *self.room(token.index()).cast::<Box<P>>().read() }
-        };
-        let free_head = self.free_head;
+        let room = self.room(token.index());
         let head = &mut self.heads[token.index() as usize];
-        head.state = State::Free { next: free_head };
-        head.generation = head.generation.wrapping_add(1);
-        head.payload_type = None;
+        let payload_type = head.payload_type.take().expect("an occupied slot knows its payload");
+        assert!(payload_type.id == TypeId::of::<P>(), "a payload is taken out as what it was put in");
         debug_assert!(head.items.is_empty(), "items are taken before the terminal completion");
+        head.state = State::Free { next: self.free_head };
+        head.generation = head.generation.wrapping_add(1);
         self.free_head = token.index();
         self.occupied -= 1;
-        value
-    }
-
-    fn payload_ptr<P: 'static>(&mut self, token: Token) -> *mut P {
-        let head = self.head(token).expect("only a live slot has a payload");
-        let id = head.payload_type.expect("an occupied slot knows its payload").id;
-        assert!(id() == TypeId::of::<P>(), "a payload is taken out as what it was put in");
-        let room = self.room(token.index());
-        if is_inline::<P>() {
-            room.cast::<P>()
-        } else {
-            // SAFETY: the id above says a `P` was inserted, and for this size `insert` wrote a `Box<P>`.
-            unsafe { &raw mut **room.cast::<Box<P>>() }
-        }
+        // SAFETY: the id says that `insert` wrote a `P` here, or a `Box<P>` for one of this size. The kernel is done with it (its
+        // terminal completion was reaped, or it never saw the entry), and the slot is free now: it is moved out only once.
+        unsafe { if is_inline::<P>() { room.cast::<P>().read() } else { *room.cast::<Box<P>>().read() } }
     }
 
     fn head(&mut self, token: Token) -> Option<&mut Head> {
-        let head = self.heads.get_mut(token.index() as usize)?;
-        let live = head.generation == token.generation() && !matches!(head.state, State::Free { .. });
-        live.then_some(head)
+        live(&mut self.heads, token)
     }
 
     /// The room of a slot, at the alignment of a [`Payload`].
@@ -581,19 +547,28 @@ impl StableSlab {
             self.heads.push(Head {
                 generation: 0,
                 state: State::Free { next },
-                multishot: false,
-                yields: Yields::Number,
-                descriptor: None,
-                since_ns: 0,
                 payload_type: None,
+                about: About {
+                    multishot: false,
+                    items_max: usize::MAX,
+                    yields: Yields::Number,
+                    descriptor: None,
+                },
                 waiter: None,
+                since_ns: 0,
                 items: VecDeque::new(),
-                items_max: usize::MAX,
             });
         }
         self.free_head = first;
         true
     }
+}
+
+/// The head of the slot that a token names, unless its operation is gone.
+fn live(heads: &mut [Head], token: Token) -> Option<&mut Head> {
+    let head = heads.get_mut(token.index() as usize)?;
+    let live = head.generation == token.generation() && !matches!(head.state, State::Free { .. });
+    live.then_some(head)
 }
 
 impl Drop for StableSlab {

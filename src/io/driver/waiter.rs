@@ -22,6 +22,9 @@ use std::task::{Context, RawWakerVTable, Waker};
 /// All three functions are called on the worker that owns the task, and only there.
 #[derive(Debug)]
 pub(crate) struct WaiterVTable {
+    /// Equal to `Waker::vtable` of every such task's own waker. A foreign waker may well carry the same data pointer (one
+    /// that wraps the task's waker and wants to be told first); its vtable differs.
+    pub(crate) waker: &'static RawWakerVTable,
     /// Adds one to the task's count of waiters.
     pub(crate) retain: unsafe fn(*const ()),
     /// Makes the task ready and takes one from its count of waiters.
@@ -35,9 +38,6 @@ pub(crate) struct WaiterVTable {
 pub(crate) struct RawWaiter {
     /// Equal to `Waker::data` of the task's own waker.
     pub(crate) data: *const (),
-    /// Equal to `Waker::vtable` of the task's own waker. A foreign waker may well carry the same data pointer (one
-    /// that wraps the task's waker and wants to be told first); its vtable differs.
-    pub(crate) waker_vtable: &'static RawWakerVTable,
     /// The runtime's functions for `data`.
     pub(crate) vtable: &'static WaiterVTable,
 }
@@ -45,7 +45,7 @@ pub(crate) struct RawWaiter {
 impl RawWaiter {
     /// Whether `waker` is the task's own.
     fn is_waker(&self, waker: &Waker) -> bool {
-        std::ptr::eq(self.data, waker.data()) && std::ptr::eq(self.waker_vtable, waker.vtable())
+        std::ptr::eq(self.data, waker.data()) && std::ptr::eq(self.vtable.waker, waker.vtable())
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) unsafe fn poll_as<R>(
     // and lives no longer than `poll`, while the task list or the runner keeps the header.
     let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, waker)) });
     // A waiter's count is the owner's; a stealable task has no owner, its waker is never this one, and so it is never counted thus.
-    let waiter = RawWaiter { data, waker_vtable: PINNED, vtable: &WAITER };
+    let waiter = RawWaiter { data, vtable: &WAITER };
     #[cfg(not(loom))]
     let _polled = polled::note(task);
     // SAFETY: the header is live until `poll` returns.
@@ -238,7 +238,7 @@ unsafe fn drop_waker(data: *const ()) {
 
 /// The functions of every task's waiter. All run on the task's owner, though not always while it is entered.
 static WAITER: WaiterVTable =
-    WaiterVTable { retain: retain_waiter, wake: wake_waiter, release: release_waiter };
+    WaiterVTable { waker: PINNED, retain: retain_waiter, wake: wake_waiter, release: release_waiter };
 
 /// # Safety
 ///

@@ -34,8 +34,8 @@ use std::task::Poll;
 
 use super::slab::StableSlab;
 use super::{
-    Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
-    DriverCounters, Resource, Token, Unparker,
+    Answer, Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
+    DriverCounters, Resource, Token, Unparker, Yields,
 };
 use crate::io::buf::{ChunkChange, FixedBuf, Pool, RingBlocks};
 pub(crate) use world::{Faults, SimWorld};
@@ -68,6 +68,8 @@ pub(crate) struct SimDriver {
     own_in_flight: u32,
     receive_ring: Option<ReceiveRing>,
     receive_buffer_bytes: u32,
+    /// Buffers that answers brought and nobody has taken, by the number in the answer.
+    brought: Vec<Option<FixedBuf>>,
     unparker: Unparker,
     capabilities: Capabilities,
     counters: DriverCounters,
@@ -107,27 +109,28 @@ struct Pending {
     /// When it is attempted, or answered.
     at_ns: u64,
     /// What has been done and is yet to be told.
-    answer: Option<Answer>,
+    reply: Option<Reply>,
 }
 
 /// What came of a request, and what is to be written to its memory before anybody is told.
-struct Answer {
-    completion: Completion,
+struct Reply {
+    answer: Answer,
     received: Vec<u8>,
     peer: Option<SocketAddr>,
 }
 
-impl Answer {
-    fn of(result: io::Result<u32>, more: bool, resource: Resource) -> Answer {
-        Answer { completion: Completion { result, more, resource }, received: Vec::new(), peer: None }
+impl Reply {
+    fn of(result: Result<u32, i32>, more: bool, buffer: Option<u16>) -> Reply {
+        Reply { answer: Answer { result, more, buffer }, received: Vec::new(), peer: None }
     }
 
-    fn done() -> Answer {
-        Answer::of(Ok(0), false, Resource::None)
+    fn done() -> Reply {
+        Reply::of(Ok(0), false, None)
     }
 
-    fn failed(error: io::Error) -> Answer {
-        Answer::of(Err(error), false, Resource::None)
+    fn failed(error: &io::Error) -> Reply {
+        let code = error.raw_os_error().expect("the simulated kernel speaks the system's codes");
+        Reply::of(Err(code), false, None)
     }
 }
 
@@ -230,6 +233,7 @@ impl SimDriver {
             own_in_flight: 0,
             receive_ring: None,
             receive_buffer_bytes: config.receive_buffer_bytes,
+            brought: Vec::new(),
             unparker,
             capabilities: Capabilities::default(),
             counters: DriverCounters::default(),
@@ -252,8 +256,14 @@ impl SimDriver {
         Ok((self.open(one)?, self.open(other)?))
     }
 
-    /// Gives a socket a number in this driver's table.
+    /// Gives a socket a number in this driver's table, and that an owner.
     fn open(&mut self, socket: SocketId) -> io::Result<Descriptor> {
+        let index = self.number(socket)?;
+        Ok(Descriptor::Direct(DirectDescriptor::new(index, Rc::clone(&self.table))))
+    }
+
+    /// Gives a socket a number in this driver's table.
+    fn number(&mut self, socket: SocketId) -> io::Result<u32> {
         let free = self.sockets.iter().position(Option::is_none).unwrap_or(self.sockets.len());
         if free >= DESCRIPTORS_MAX {
             self.world.close(socket);
@@ -263,8 +273,7 @@ impl SimDriver {
             self.sockets.push(None);
         }
         self.sockets[free] = Some(socket);
-        let index = u32::try_from(free).expect("below DESCRIPTORS_MAX");
-        Ok(Descriptor::Direct(DirectDescriptor::new(index, Rc::clone(&self.table))))
+        Ok(u32::try_from(free).expect("below DESCRIPTORS_MAX"))
     }
 
     /// Closes what a number in the table stands for.
@@ -336,7 +345,7 @@ impl SimDriver {
             if let Request::Recv { into: lent, .. } | Request::Send { from: lent, .. } = &mut request {
                 lent.iter_mut().for_each(Lent::claim);
             }
-            self.kernel.push(Pending { token, request, at_ns: self.world.soon_ns(), answer: None });
+            self.kernel.push(Pending { token, request, at_ns: self.world.soon_ns(), reply: None });
         }
         admitted
     }
@@ -374,23 +383,23 @@ impl SimDriver {
     /// Attempts a request, or tells what came of it; true once the terminal answer is given.
     fn advance(&mut self, slab: &mut StableSlab, pending: &mut Pending) -> bool {
         loop {
-            if let Some(answer) = pending.answer.take() {
-                let more = answer.completion.more;
-                self.give(slab, pending, answer);
+            if let Some(reply) = pending.reply.take() {
+                let more = reply.answer.more;
+                self.give(slab, pending, reply);
                 if !more {
                     return true;
                 }
                 if let Request::Send { .. } = pending.request {
                     // It is sent. The second answer comes when the kernel has no use for the memory any more.
-                    pending.answer = Some(Answer::done());
+                    pending.reply = Some(Reply::done());
                     pending.at_ns = self.world.soon_ns() + 1;
                     return false;
                 }
             }
-            let Poll::Ready(answer) = self.attempt(&pending.request) else { return false };
+            let Poll::Ready(reply) = self.attempt(&pending.request) else { return false };
             self.world.progress();
-            let late = !answer.completion.more && self.world.chance(self.world.faults().late);
-            pending.answer = Some(answer);
+            let late = !reply.answer.more && self.world.chance(self.world.faults().late);
+            pending.reply = Some(reply);
             if late {
                 pending.at_ns = self.world.soon_ns() + 1;
                 return false;
@@ -399,50 +408,50 @@ impl SimDriver {
     }
 
     /// Writes what an answer brings, and then gives it.
-    fn give(&mut self, slab: &mut StableSlab, pending: &Pending, answer: Answer) {
+    fn give(&mut self, slab: &mut StableSlab, pending: &Pending, reply: Reply) {
         match &pending.request {
-            Request::Recv { into, .. } => scatter(&answer.received, into),
+            Request::Recv { into, .. } => scatter(&reply.received, into),
             Request::Send { from, .. } => from.iter().for_each(Lent::check),
-            Request::Accept { peer, .. } if answer.peer.is_some() => {
+            Request::Accept { peer, .. } if reply.peer.is_some() => {
                 // SAFETY: it points into the slot's block, which stays until the terminal answer, given below.
-                unsafe { **peer = answer.peer };
+                unsafe { **peer = reply.peer };
             }
             _ => {}
         }
         self.counters.completions += 1;
         if pending.token == CANCEL {
             self.own_in_flight -= 1;
-            match answer.completion.result {
+            match reply.answer.result {
                 Ok(_) => self.counters.cancels_won += 1,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.counters.cancels_late += 1,
+                Err(libc::ENOENT) => self.counters.cancels_late += 1,
                 Err(_) => self.counters.cancels_lost += 1,
             }
         } else {
-            slab.complete(pending.token, answer.completion);
+            slab.complete(pending.token, reply.answer);
         }
     }
 
     /// Does what is asked, if it can be done now.
-    fn attempt(&mut self, request: &Request) -> Poll<Answer> {
+    fn attempt(&mut self, request: &Request) -> Poll<Reply> {
         let world = self.world.clone();
         Poll::Ready(match request {
-            Request::Nop => Answer::done(),
+            Request::Nop => Reply::done(),
             Request::Cancel { target } => self.cancel_now(*target),
             Request::Close { index } => {
                 self.close(*index);
-                Answer::done()
+                Reply::done()
             }
             Request::Socket => self.descriptor(world.socket(), false),
             Request::Connect { socket, port } => match world.connect(*socket, *port) {
-                Poll::Ready(Ok(())) => Answer::done(),
-                Poll::Ready(Err(error)) => Answer::failed(error),
+                Poll::Ready(Ok(())) => Reply::done(),
+                Poll::Ready(Err(error)) => Reply::failed(&error),
                 Poll::Pending => return Poll::Pending,
             },
             Request::Accept { socket, .. } => match world.accept(*socket) {
                 Poll::Ready(Ok((socket, peer))) => {
-                    Answer { peer: Some(peer), ..self.descriptor(socket, false) }
+                    Reply { peer: Some(peer), ..self.descriptor(socket, false) }
                 }
-                Poll::Ready(Err(error)) => Answer::failed(error),
+                Poll::Ready(Err(error)) => Reply::failed(&error),
                 Poll::Pending => return Poll::Pending,
             },
             Request::AcceptMany { socket } => match world.accept(*socket) {
@@ -450,7 +459,7 @@ impl SimDriver {
                     let more = !world.chance(world.faults().multishot_ends);
                     self.descriptor(socket, more)
                 }
-                Poll::Ready(Err(error)) => Answer::failed(error),
+                Poll::Ready(Err(error)) => Reply::failed(&error),
                 Poll::Pending => return Poll::Pending,
             },
             Request::Recv { socket, into } => {
@@ -458,20 +467,17 @@ impl SimDriver {
                 match world.receivable(*socket, room) {
                     Poll::Ready(Ok(bytes)) => {
                         let received = world.receive(*socket, self.shortened(bytes));
-                        Answer {
-                            received: received.clone(),
-                            ..Answer::of(count(&received), false, Resource::None)
-                        }
+                        Reply { received: received.clone(), ..Reply::of(count(&received), false, None) }
                     }
-                    Poll::Ready(Err(error)) => Answer::failed(error),
+                    Poll::Ready(Err(error)) => Reply::failed(&error),
                     Poll::Pending => return Poll::Pending,
                 }
             }
             Request::RecvMany { socket, once } => {
                 match world.receivable(*socket, self.receive_buffer_bytes as usize) {
-                    Poll::Ready(Ok(0)) => Answer::done(),
+                    Poll::Ready(Ok(0)) => Reply::done(),
                     Poll::Ready(Ok(bytes)) => self.receive_buffer(*socket, bytes, *once),
-                    Poll::Ready(Err(error)) => Answer::failed(error),
+                    Poll::Ready(Err(error)) => Reply::failed(&error),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -481,33 +487,29 @@ impl SimDriver {
                     Poll::Ready(Ok(bytes)) => {
                         let sent = gather(from, self.shortened(bytes));
                         world.send(*socket, &sent);
-                        Answer::of(count(&sent), *zero_copy, Resource::None)
+                        Reply::of(count(&sent), *zero_copy, None)
                     }
-                    Poll::Ready(Err(error)) => Answer::failed(error),
+                    Poll::Ready(Err(error)) => Reply::failed(&error),
                     Poll::Pending => return Poll::Pending,
                 }
             }
             Request::Shutdown { socket, how } => match world.shut_down(*socket, *how) {
-                Ok(()) => Answer::done(),
-                Err(error) => Answer::failed(error),
+                Ok(()) => Reply::done(),
+                Err(error) => Reply::failed(&error),
             },
         })
     }
 
     /// An answer that brings a descriptor.
-    fn descriptor(&mut self, socket: SocketId, more: bool) -> Answer {
-        match self.open(socket) {
-            Ok(Descriptor::Direct(direct)) => {
-                let index = direct.index();
-                Answer::of(Ok(index), more, Resource::Descriptor(Descriptor::Direct(direct)))
-            }
-            Ok(Descriptor::Os(_)) => unreachable!("all descriptors here are direct ones"),
-            Err(error) => Answer::failed(error),
+    fn descriptor(&mut self, socket: SocketId, more: bool) -> Reply {
+        match self.number(socket) {
+            Ok(index) => Reply::of(Ok(index), more, None),
+            Err(error) => Reply::failed(&error),
         }
     }
 
     /// An answer that brings a buffer, or says that there is none.
-    fn receive_buffer(&mut self, socket: SocketId, bytes: usize, once: bool) -> Answer {
+    fn receive_buffer(&mut self, socket: SocketId, bytes: usize, once: bool) -> Reply {
         let bytes = self.shortened(bytes);
         let dry = self.world.chance(self.world.faults().dry);
         let buf = match &mut self.receive_ring {
@@ -531,37 +533,44 @@ impl SimDriver {
         match buf {
             Some(buf) => {
                 let more = !once && !self.world.chance(self.world.faults().multishot_ends);
-                Answer::of(count(&buf), more, Resource::Buffer(buf))
+                let free = self.brought.iter().position(Option::is_none).unwrap_or(self.brought.len());
+                let number = u16::try_from(free).expect("a test has fewer buffers on their way");
+                if free == self.brought.len() {
+                    self.brought.push(None);
+                }
+                let result = count(&buf);
+                self.brought[free] = Some(buf);
+                Reply::of(result, more, Some(number))
             }
             None => {
                 self.counters.receive_ring_dry += 1;
-                Answer::failed(os_error(libc::ENOBUFS))
+                Reply::failed(&os_error(libc::ENOBUFS))
             }
         }
     }
 
     /// Stops a request, if it is not too late. What has been done already is told all the same.
-    fn cancel_now(&mut self, target: Token) -> Answer {
-        let found = |pending: &Pending| pending.token == target && pending.answer.is_none();
+    fn cancel_now(&mut self, target: Token) -> Reply {
+        let found = |pending: &Pending| pending.token == target && pending.reply.is_none();
         let Some(place) = self.kernel.iter().position(found) else {
-            return Answer::failed(os_error(libc::ENOENT));
+            return Reply::failed(&os_error(libc::ENOENT));
         };
         if self.world.chance(self.world.faults().cancel_loses) {
             let mut pending = self.kernel.swap_remove(place);
-            if let Poll::Ready(mut answer) = self.attempt(&pending.request) {
+            if let Poll::Ready(mut reply) = self.attempt(&pending.request) {
                 // It completes all the same; one that would have gone on ends here.
-                answer.completion.more = false;
+                reply.answer.more = false;
                 pending.at_ns = self.world.soon_ns();
-                pending.answer = Some(answer);
+                pending.reply = Some(reply);
                 self.kernel.push(pending);
-                return Answer::failed(os_error(libc::EALREADY));
+                return Reply::failed(&os_error(libc::EALREADY));
             }
             self.kernel.push(pending);
         }
         let place = self.kernel.iter().position(found).expect("found above, and put back");
-        self.kernel[place].answer = Some(Answer::failed(os_error(libc::ECANCELED)));
+        self.kernel[place].reply = Some(Reply::failed(&os_error(libc::ECANCELED)));
         self.kernel[place].at_ns = self.world.soon_ns();
-        Answer::done()
+        Reply::done()
     }
 
     /// Fewer bytes than could be, now and then, but at least one if there is one.
@@ -618,6 +627,22 @@ impl Driver for SimDriver {
             self.step(slab);
         }
         Ok(())
+    }
+
+    fn own(&mut self, yields: Yields, answer: Answer) -> Completion {
+        let Ok(number) = answer.result else { return answer.with(Resource::None) };
+        if let Some(buffer) = answer.buffer {
+            let buf = self.brought[usize::from(buffer)].take();
+            return answer.with(Resource::Buffer(buf.expect("a buffer gets its owner once")));
+        }
+        answer.with(match yields {
+            Yields::Number | Yields::Buffer => Resource::None,
+            Yields::OsDescriptor => unreachable!("all descriptors here are direct ones"),
+            Yields::DirectDescriptor => Resource::Descriptor(Descriptor::Direct(DirectDescriptor::new(
+                number,
+                Rc::clone(&self.table),
+            ))),
+        })
     }
 
     fn has_news(&mut self) -> bool {
@@ -717,6 +742,6 @@ fn gather(from: &[Lent], bytes: usize) -> Vec<u8> {
 
 /// A number of bytes as an answer.
 #[expect(clippy::unnecessary_wraps, reason = "it is the result of an answer")]
-fn count(bytes: &[u8]) -> io::Result<u32> {
+fn count(bytes: &[u8]) -> Result<u32, i32> {
     Ok(u32::try_from(bytes.len()).expect("bounded by an inbox or a buffer"))
 }

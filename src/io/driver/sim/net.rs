@@ -93,6 +93,10 @@ unsafe impl PlatformOp<SimDriver> for RecvMany {
     fn encode(&mut self, (): &mut (), driver: &mut SimDriver) -> io::Result<Request> {
         Ok(Request::RecvMany { socket: driver.target(&self.fd)?, once: self.once.is_some() })
     }
+
+    fn yields(&self) -> Yields {
+        Yields::Buffer
+    }
 }
 
 // SAFETY: the addresses are the buffers', which `IoBufMutVec` promises do not move.

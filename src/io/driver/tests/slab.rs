@@ -5,20 +5,27 @@ use std::rc::Rc;
 
 use super::{Faults, Graveyard, PATIENCE, Rig, on_every_backend, poll_once};
 use crate::io::buf::{FixedBuf, IoBuf};
-use crate::io::driver::slab::{Abandon, Notice, PayloadType, StableSlab};
-use crate::io::driver::{Completion, DriverConfig, Resource, Token, Yields};
+use crate::io::driver::slab::{Abandon, About, Notice, PayloadType, StableSlab};
+use crate::io::driver::{Answer, DriverConfig, Token, Yields};
 use crate::io::op::misc::Nop;
 use crate::io::op::net::RecvVectored;
 
 static NUMBER: PayloadType = PayloadType::of::<u64>("number", |_, _| ());
 
-fn answer(number: u32) -> Completion {
-    Completion { result: Ok(number), more: false, resource: Resource::None }
+static ABOUT: About =
+    About { multishot: false, items_max: usize::MAX, yields: Yields::Number, descriptor: None };
+
+fn answer(number: u32) -> Answer {
+    Answer { result: Ok(number), more: false, buffer: None }
+}
+
+/// What is to be done outside the slab's borrow.
+fn notices(slab: &mut StableSlab) -> Vec<Notice> {
+    slab.take_notices().map(|(_, notices)| notices).unwrap_or_default()
 }
 
 fn insert(slab: &mut StableSlab, number: u64) -> Token {
-    let token = slab.insert(number, &NUMBER, false).expect("there is room");
-    slab.expect(token, Yields::Number, None, None);
+    let (token, _) = slab.insert(number, &NUMBER, ABOUT, None).expect("there is room");
     slab.arm(token);
     token
 }
@@ -29,7 +36,7 @@ fn a_stale_completion_is_counted_and_changes_nothing() {
     let mut slab = StableSlab::new(8);
     let first = insert(&mut slab, 1);
     slab.complete(first, answer(10));
-    assert_eq!(slab.take::<u64>(first).0, 1);
+    assert_eq!(slab.take::<u64>(first).expect("it is done").0, 1);
 
     let second = insert(&mut slab, 2);
     assert_eq!(second.index(), first.index(), "the slot is used again");
@@ -43,9 +50,9 @@ fn a_stale_completion_is_counted_and_changes_nothing() {
     slab.complete(second, answer(20));
     slab.complete(second, answer(21));
     assert_eq!(slab.stale(), 4, "a second terminal answer is one too many");
-    let (number, completion) = slab.take::<u64>(second);
-    assert_eq!((number, completion.into_bytes().expect("it was a success")), (2, 20));
-    let discarded = slab.take_notices().into_iter().filter(|notice| matches!(notice, Notice::Discard(_)));
+    let (number, _, answer) = slab.take::<u64>(second).expect("it is done");
+    assert_eq!((number, answer.result), (2, Ok(20)));
+    let discarded = notices(&mut slab).into_iter().filter(|notice| matches!(notice, Notice::Discard(..)));
     assert_eq!(discarded.count(), 4, "what they carried is let go, outside the borrow");
     assert_eq!((slab.in_flight(), slab.occupied()), (0, 0));
 }
@@ -54,15 +61,15 @@ fn a_stale_completion_is_counted_and_changes_nothing() {
 /// with the first would give the buffer back, and its next owner would write into what the network is sending.
 #[test]
 fn an_answer_in_two_stages_ends_the_operation_with_the_second() {
-    let first = || Completion { more: true, ..answer(700) };
+    let first = || Answer { more: true, ..answer(700) };
     let mut slab = StableSlab::new(8);
     let token = insert(&mut slab, 1);
     slab.complete(token, first());
     assert!(!slab.is_done(token) && slab.in_flight() == 1);
     slab.complete(token, answer(0));
     assert!(slab.is_done(token) && slab.in_flight() == 0);
-    let (_, completion) = slab.take::<u64>(token);
-    assert_eq!(completion.into_bytes().expect("it was a success"), 700, "the first says how much");
+    let (_, _, answer_of_both) = slab.take::<u64>(token).expect("it is done");
+    assert_eq!(answer_of_both, answer(700), "the first says how much");
 
     // Dropped between the two, or before both: the slot is kept until the second.
     for dropped_between in [true, false] {
@@ -76,12 +83,12 @@ fn an_answer_in_two_stages_ends_the_operation_with_the_second() {
         }
         assert_eq!(slab.in_flight(), 1);
         let releases = |slab: &mut StableSlab| {
-            slab.take_notices().iter().filter(|notice| matches!(notice, Notice::Release(_))).count()
+            notices(slab).iter().filter(|notice| matches!(notice, Notice::Release(_))).count()
         };
         assert_eq!(releases(&mut slab), 0, "the kernel has the buffer");
         slab.complete(token, answer(0));
         assert_eq!((slab.in_flight(), releases(&mut slab)), (0, 1));
-        drop(slab.take::<u64>(token));
+        assert!(slab.take::<u64>(token).is_some());
     }
     assert_eq!((slab.occupied(), slab.stale()), (0, 0));
 }
@@ -93,13 +100,13 @@ fn slots_are_reused_and_counts_return_to_zero() {
     for round in 0..5 {
         let tokens: Vec<Token> = (0..1000).map(|number| insert(&mut slab, number)).collect();
         assert_eq!((slab.in_flight(), slab.occupied()), (1000, 1000));
-        assert!(slab.insert(0u64, &NUMBER, false).is_err(), "the bound holds in round {round}");
+        assert!(slab.insert(0u64, &NUMBER, ABOUT, None).is_err(), "the bound holds in round {round}");
         for (number, token) in (0..).zip(&tokens) {
             slab.complete(*token, answer(number));
         }
         assert_eq!((slab.in_flight(), slab.occupied()), (0, 1000));
         for (number, token) in (0u64..).zip(tokens) {
-            assert_eq!(slab.take::<u64>(token).0, number);
+            assert_eq!(slab.take::<u64>(token).expect("it is done").0, number);
         }
         assert_eq!(slab.occupied(), 0);
     }

@@ -37,7 +37,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::slab::StableSlab;
 use super::{
-    Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
+    Answer, Capabilities, Completion, Descriptor, DirectDescriptor, DirectTable, Driver, DriverConfig,
     DriverCounters, Resource, Token, Yields,
 };
 use crate::io::buf::{ChunkChange, Pool, Registration};
@@ -352,12 +352,33 @@ impl UringDriver {
     /// Stores every posted completion in the slab.
     fn reap(&mut self, slab: &mut StableSlab) {
         let before = self.counters.completions;
-        loop {
-            // The iterator is dropped for each completion, which publishes the head: what is stored below may not fail
-            // half way with the kernel thinking that the rest is unread.
-            let Some(entry) = self.ring.completion().next() else { break };
-            self.counters.completions += 1;
-            self.answer(slab, &entry);
+        let UringDriver { ring, counters, wake_armed, own_in_flight, .. } = self;
+        // The iterator's end publishes the head, also if something below fails half way.
+        for entry in ring.completion() {
+            counters.completions += 1;
+            match Token::from_user_data(entry.user_data()) {
+                WAKE => *wake_armed = false,
+                CANCEL => {
+                    *own_in_flight -= 1;
+                    match -entry.result() {
+                        0 => counters.cancels_won += 1,
+                        libc::ENOENT => counters.cancels_late += 1,
+                        _ => counters.cancels_lost += 1,
+                    }
+                }
+                CLOSE_DIRECT => *own_in_flight -= 1,
+                token => {
+                    let answer = Answer {
+                        result: u32::try_from(entry.result()).map_err(|_| -entry.result()),
+                        more: cqueue::more(entry.flags()),
+                        buffer: cqueue::buffer_select(entry.flags()),
+                    };
+                    if answer.result == Err(libc::ENOBUFS) && slab.yields(token) == Yields::Buffer {
+                        counters.receive_ring_dry += 1;
+                    }
+                    slab.complete(token, answer);
+                }
+            }
         }
         let answers = u32::try_from((self.counters.completions - before).min(1 << 12)).expect("just bounded");
         // An eighth of each new number, in sixteenths.
@@ -382,51 +403,6 @@ impl UringDriver {
             answers,
             timeout: Some(timespec(left_ns.map_or(self.linger_ns, |left_ns| left_ns.min(self.linger_ns)))),
         }
-    }
-
-    /// Deals with one completion.
-    fn answer(&mut self, slab: &mut StableSlab, entry: &cqueue::Entry) {
-        let token = Token::from_user_data(entry.user_data());
-        match token {
-            WAKE => self.wake_armed = false,
-            CANCEL => {
-                self.own_in_flight -= 1;
-                match -entry.result() {
-                    0 => self.counters.cancels_won += 1,
-                    libc::ENOENT => self.counters.cancels_late += 1,
-                    _ => self.counters.cancels_lost += 1,
-                }
-            }
-            CLOSE_DIRECT => self.own_in_flight -= 1,
-            _ => {
-                let completion = self.decode(slab.yields(token), entry);
-                slab.complete(token, completion);
-            }
-        }
-    }
-
-    /// Gives what came with a completion its owner.
-    fn decode(&mut self, yields: Yields, entry: &cqueue::Entry) -> Completion {
-        let more = cqueue::more(entry.flags());
-        let buffer = cqueue::buffer_select(entry.flags()).zip(self.receive_ring.as_mut());
-        let Ok(number) = u32::try_from(entry.result()) else {
-            if entry.result() == -libc::ENOBUFS {
-                self.counters.receive_ring_dry += 1;
-            }
-            let error = io::Error::from_raw_os_error(-entry.result());
-            return Completion { result: Err(error), more, resource: Resource::None };
-        };
-        let resource = match (yields, buffer) {
-            (_, Some((buffer, ring))) => Resource::Buffer(ring.filled(buffer, number)),
-            (Yields::OsDescriptor, None) => Resource::Descriptor(Descriptor::Os(own_fd(number))),
-            (Yields::DirectDescriptor, None) => {
-                let table =
-                    self.direct.as_ref().expect("a direct descriptor was asked of a ring that has a table");
-                Resource::Descriptor(Descriptor::Direct(DirectDescriptor::new(number, Rc::clone(table))))
-            }
-            (Yields::Number, None) => Resource::None,
-        };
-        Completion { result: Ok(number), more, resource }
     }
 
     /// Hands returned receive buffers to the kernel again.
@@ -537,6 +513,23 @@ impl Driver for UringDriver {
         self.enter(Some(wait))?;
         self.reap(slab);
         Ok(())
+    }
+
+    fn own(&mut self, yields: Yields, answer: Answer) -> Completion {
+        let Ok(number) = answer.result else { return answer.with(Resource::None) };
+        // An answer that names a buffer has one, also if it is stale and nobody knows what it was to yield.
+        if let (Some(buffer), Some(ring)) = (answer.buffer, &mut self.receive_ring) {
+            return answer.with(Resource::Buffer(ring.filled(buffer, number)));
+        }
+        answer.with(match yields {
+            Yields::Number | Yields::Buffer => Resource::None,
+            Yields::OsDescriptor => Resource::Descriptor(Descriptor::Os(own_fd(number))),
+            Yields::DirectDescriptor => {
+                let table =
+                    self.direct.as_ref().expect("a direct descriptor was asked of a ring that has a table");
+                Resource::Descriptor(Descriptor::Direct(DirectDescriptor::new(number, Rc::clone(table))))
+            }
+        })
     }
 
     fn has_news(&mut self) -> bool {

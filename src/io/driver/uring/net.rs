@@ -205,6 +205,10 @@ unsafe impl PlatformOp<UringDriver> for RecvMany {
             recv.flags(squeue::Flags::BUFFER_SELECT)
         }))
     }
+
+    fn yields(&self) -> Yields {
+        Yields::Buffer
+    }
 }
 
 // SAFETY: the header is in the block, the parts in a vector that the block owns, their addresses are the buffers'.
