@@ -13,9 +13,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::os::fd::BorrowedFd;
 
-use crate::os;
+use crate::os::{self, BorrowedDescriptor};
 
 /// Where a file's reads and writes go through. Set by [`OpenOptions::buffering`](super::OpenOptions::buffering).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,7 +48,7 @@ impl Alignment {
     pub(super) const UNKNOWN: Alignment = Alignment { memory: 4096, offset: 4096 };
 
     /// What the file demands if it is open for Direct I/O.
-    pub(super) fn of(fd: BorrowedFd<'_>) -> Option<Alignment> {
+    pub(super) fn of(fd: BorrowedDescriptor<'_>) -> Option<Alignment> {
         if !os::is_direct(fd) {
             return None;
         }

@@ -5,7 +5,6 @@
 //! given to somebody else.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -121,18 +120,9 @@ impl File {
     pub fn into_std(self) -> io::Result<std::fs::File> {
         match Rc::try_unwrap(self.descriptor) {
             Ok(Descriptor::Os(fd)) => Ok(fd.into()),
-            Ok(direct @ Descriptor::Direct(_)) => direct.as_os()?.try_clone_to_owned().map(OwnedFd::into),
-            Err(shared) => shared.as_os()?.try_clone_to_owned().map(OwnedFd::into),
+            Ok(direct @ Descriptor::Direct(_)) => os::duplicate(direct.as_os()?).map(Into::into),
+            Err(shared) => os::duplicate(shared.as_os()?).map(Into::into),
         }
-    }
-
-    /// The descriptor, for calls that Veloq does not make. What it is set to by `fcntl` holds here too.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` for a direct descriptor, which has none.
-    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.descriptor.as_os()
     }
 
     /// What Direct I/O demands of buffers, offsets and lengths; `None` for a file that goes through the page cache.
@@ -394,11 +384,9 @@ impl File {
     /// When polled outside a worker.
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
         match op::start(Truncate { fd: Rc::clone(&self.descriptor), len }).await {
-            // Either the kernel does not know the operation, or it does not like the request; the answer is the same. The
-            // call on the thread is right in the first case, and gets the same error in the second.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => match self.as_fd() {
-                Ok(fd) => os::set_len(fd, len),
-                Err(_) => Err(error),
+            Err(refusal) => match self.descriptor.as_os() {
+                Ok(open) => os::set_len_otherwise(open, len, refusal),
+                Err(_) => Err(refusal),
             },
             done => done,
         }
@@ -461,6 +449,36 @@ impl File {
             }
         });
         misaligned.map(|misaligned| io::Error::new(io::ErrorKind::InvalidInput, misaligned))
+    }
+}
+
+#[cfg(unix)]
+impl File {
+    /// The descriptor, for calls that Veloq does not make. What it is set to by `fcntl` holds here too.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a direct descriptor, which has none.
+    pub fn as_fd(&self) -> io::Result<std::os::fd::BorrowedFd<'_>> {
+        self.descriptor.as_os()
+    }
+}
+
+/// For calls that Veloq does not make.
+#[cfg(windows)]
+impl std::os::windows::io::AsHandle for File {
+    fn as_handle(&self) -> std::os::windows::io::BorrowedHandle<'_> {
+        match self.descriptor.as_os() {
+            Ok(os::BorrowedDescriptor::Handle(handle)) => handle,
+            _ => unreachable!("a file is a handle, and direct descriptors are of other systems"),
+        }
+    }
+}
+
+#[cfg(windows)]
+impl std::os::windows::io::AsRawHandle for File {
+    fn as_raw_handle(&self) -> std::os::windows::io::RawHandle {
+        std::os::windows::io::AsHandle::as_handle(self).as_raw_handle()
     }
 }
 

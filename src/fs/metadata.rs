@@ -1,12 +1,11 @@
 //! What the kernel knows of a file besides its content.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use crate::io::op::{self, fs::Status, fs::Subject};
-use crate::os::{FileStatus, system_path};
+use crate::os::{self, FileKind, FileStatus, system_path};
 
 /// Asks for the metadata of what `path` names, following symbolic links.
 ///
@@ -86,7 +85,7 @@ impl Metadata {
 
     /// Whether it is a file, a directory, a symbolic link or something else.
     pub fn file_type(&self) -> FileType {
-        FileType(self.0.mode() & libc::S_IFMT)
+        FileType(self.0.kind())
     }
 
     /// Whether it is a directory.
@@ -112,12 +111,7 @@ impl Metadata {
 
     /// Who may read, write and execute it. `std::os::unix::fs::PermissionsExt` shows the bits.
     pub fn permissions(&self) -> std::fs::Permissions {
-        std::fs::Permissions::from_mode(self.0.mode())
-    }
-
-    /// Type and permission bits, as `st_mode` has them.
-    pub fn mode(&self) -> u32 {
-        self.0.mode()
+        self.0.permissions()
     }
 
     /// When the content was last changed.
@@ -126,7 +120,7 @@ impl Metadata {
     ///
     /// `InvalidData` for a moment that `SystemTime` cannot hold, which a damaged file system can report.
     pub fn modified(&self) -> io::Result<SystemTime> {
-        time(self.0.modified())
+        self.0.modified()
     }
 
     /// When the content was last read, as far as the file system keeps that.
@@ -135,7 +129,7 @@ impl Metadata {
     ///
     /// As [`modified`](Self::modified).
     pub fn accessed(&self) -> io::Result<SystemTime> {
-        time(self.0.accessed())
+        self.0.accessed()
     }
 
     /// When the file was made.
@@ -144,13 +138,15 @@ impl Metadata {
     ///
     /// `Unsupported` where the file system does not keep that; else as [`modified`](Self::modified).
     pub fn created(&self) -> io::Result<SystemTime> {
-        match self.0.created() {
-            Some(created) => time(created),
-            None => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this file system does not keep when a file was created",
-            )),
-        }
+        self.0.created()
+    }
+}
+
+#[cfg(unix)]
+impl Metadata {
+    /// Type and permission bits, as `st_mode` has them.
+    pub fn mode(&self) -> u32 {
+        self.0.mode()
     }
 
     /// The inode's number, unique in its file system.
@@ -179,80 +175,59 @@ impl Metadata {
     }
 }
 
+#[cfg(windows)]
+impl Metadata {
+    /// The attributes (`FILE_ATTRIBUTE_*`).
+    pub fn file_attributes(&self) -> u32 {
+        self.0.attributes()
+    }
+}
+
 /// What kind of thing a name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileType(u32);
+pub struct FileType(FileKind);
 
 impl FileType {
-    /// The same type, as std has it. std shows it by questions only, of which one has the answer yes.
+    /// The same type, as std has it.
     pub(super) fn from_std(file_type: std::fs::FileType) -> FileType {
-        let known = [
-            (file_type.is_file(), libc::S_IFREG),
-            (file_type.is_dir(), libc::S_IFDIR),
-            (file_type.is_symlink(), libc::S_IFLNK),
-            (file_type.is_block_device(), libc::S_IFBLK),
-            (file_type.is_char_device(), libc::S_IFCHR),
-            (file_type.is_fifo(), libc::S_IFIFO),
-            (file_type.is_socket(), libc::S_IFSOCK),
-        ];
-        FileType(known.into_iter().find_map(|(is, bits)| is.then_some(bits)).unwrap_or(0))
+        FileType(os::file_kind(file_type))
     }
 
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
-        self.0 == libc::S_IFDIR
+        self.0 == FileKind::Directory
     }
 
     /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
-        self.0 == libc::S_IFREG
+        self.0 == FileKind::File
     }
 
     /// Whether it is a symbolic link.
     pub fn is_symlink(&self) -> bool {
-        self.0 == libc::S_IFLNK
+        self.0 == FileKind::Symlink
     }
+}
 
+#[cfg(unix)]
+impl FileType {
     /// Whether it is a block device.
     pub fn is_block_device(&self) -> bool {
-        self.0 == libc::S_IFBLK
+        self.0 == FileKind::Other(libc::S_IFBLK)
     }
 
     /// Whether it is a character device.
     pub fn is_char_device(&self) -> bool {
-        self.0 == libc::S_IFCHR
+        self.0 == FileKind::Other(libc::S_IFCHR)
     }
 
     /// Whether it is a named pipe.
     pub fn is_fifo(&self) -> bool {
-        self.0 == libc::S_IFIFO
+        self.0 == FileKind::Other(libc::S_IFIFO)
     }
 
     /// Whether it is a socket.
     pub fn is_socket(&self) -> bool {
-        self.0 == libc::S_IFSOCK
-    }
-}
-
-/// The moment `seconds` after the beginning of 1970 (before it, if negative) and `nanos` later.
-fn time((seconds, nanos): (i64, u32)) -> io::Result<SystemTime> {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let second = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    second.and_then(|second| second.checked_add(Duration::from_nanos(u64::from(nanos)))).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "the file system reports a moment that no clock can show")
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // The fraction counts forward also before 1970; a sign error would be off by up to two seconds.
-    #[test]
-    fn moments_before_1970_count_their_fraction_forward() {
-        let half = Duration::from_millis(500);
-        assert_eq!(time((-1, 500_000_000)).expect("half a second before"), UNIX_EPOCH - half);
-        assert_eq!(time((1, 500_000_000)).expect("a second and a half after"), UNIX_EPOCH + 3 * half);
-        assert_eq!(time((i64::MAX, 1_000_000_000)).expect_err("too late").kind(), io::ErrorKind::InvalidData);
+        self.0 == FileKind::Other(libc::S_IFSOCK)
     }
 }

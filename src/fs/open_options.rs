@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Alignment, Buffering, File};
 use crate::io::driver::Descriptor;
 use crate::io::op::{self, fs::Open};
-use crate::os::{OpenHow, system_path};
+use crate::os::{OpenExtras, OpenHow, Wanted, system_path};
 
 /// How a file is to be opened: std's options, and what a ring can do beyond them.
 ///
@@ -25,14 +25,8 @@ use crate::os::{OpenHow, system_path};
 /// ```
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    read: bool,
-    write: bool,
-    append: bool,
-    truncate: bool,
-    create: bool,
-    create_new: bool,
-    mode: u32,
-    custom_flags: i32,
+    wanted: Wanted,
+    extras: OpenExtras,
     buffering: Buffering,
     direct_descriptor: bool,
 }
@@ -48,14 +42,8 @@ impl OpenOptions {
     /// one of them must follow.
     pub fn new() -> OpenOptions {
         OpenOptions {
-            read: false,
-            write: false,
-            append: false,
-            truncate: false,
-            create: false,
-            create_new: false,
-            mode: 0o666,
-            custom_flags: 0,
+            wanted: Wanted::default(),
+            extras: OpenExtras::default(),
             buffering: Buffering::Cached,
             direct_descriptor: false,
         }
@@ -63,50 +51,38 @@ impl OpenOptions {
 
     /// Whether the file can be read.
     pub fn read(&mut self, read: bool) -> &mut OpenOptions {
-        self.read = read;
+        self.wanted.read = read;
         self
     }
 
     /// Whether the file can be written.
     pub fn write(&mut self, write: bool) -> &mut OpenOptions {
-        self.write = write;
+        self.wanted.write = write;
         self
     }
 
     /// Whether every write goes to the end of the file, whatever its offset: so Linux has it, also for
     /// [`write_at`](File::write_at).
     pub fn append(&mut self, append: bool) -> &mut OpenOptions {
-        self.append = append;
+        self.wanted.append = append;
         self
     }
 
     /// Whether the file is emptied.
     pub fn truncate(&mut self, truncate: bool) -> &mut OpenOptions {
-        self.truncate = truncate;
+        self.wanted.truncate = truncate;
         self
     }
 
     /// Whether the file is made if it is not there.
     pub fn create(&mut self, create: bool) -> &mut OpenOptions {
-        self.create = create;
+        self.wanted.create = create;
         self
     }
 
     /// Whether the file is made, and must not have been there. Of several that try, one succeeds.
     pub fn create_new(&mut self, create_new: bool) -> &mut OpenOptions {
-        self.create_new = create_new;
-        self
-    }
-
-    /// The permission bits of a file that is created, before the process's umask takes some away.
-    pub fn mode(&mut self, mode: u32) -> &mut OpenOptions {
-        self.mode = mode;
-        self
-    }
-
-    /// More `open(2)` flags. The access mode among them is ignored, and `O_CLOEXEC` is always set.
-    pub fn custom_flags(&mut self, flags: i32) -> &mut OpenOptions {
-        self.custom_flags = flags;
+        self.wanted.create_new = create_new;
         self
     }
 
@@ -139,59 +115,87 @@ impl OpenOptions {
     ///
     /// When polled outside a worker.
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
-        let flags = self.flags()?;
+        let how = self.how()?;
+        let direct = how.is_direct();
         let path = system_path(path.as_ref())?;
-        let how = OpenHow { flags, mode: self.mode };
         let open = Open { path, how, direct: self.direct_descriptor };
         let descriptor = op::start(open).await?;
         let alignment = match &descriptor {
-            _ if flags & libc::O_DIRECT == 0 => None,
+            _ if !direct => None,
             Descriptor::Os(_) => Alignment::of(descriptor.as_os()?),
             Descriptor::Direct(_) => Some(Alignment::UNKNOWN),
         };
         Ok(File::new(descriptor, alignment))
     }
 
-    /// The flags of `open(2)`.
+    /// How the system is asked to open it.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for options that contradict each other: the same ones as std refuses.
-    fn flags(&self) -> io::Result<i32> {
-        let access = match (self.read, self.write, self.append) {
-            (true, false, false) => libc::O_RDONLY,
-            (false, true, false) => libc::O_WRONLY,
-            (true, true, false) => libc::O_RDWR,
-            (false, _, true) => libc::O_WRONLY | libc::O_APPEND,
-            (true, _, true) => libc::O_RDWR | libc::O_APPEND,
-            (false, false, false) => {
-                return Err(contradiction("a file is opened to read, to write or to append"));
-            }
-        };
-        let creates = self.create || self.create_new;
-        if !self.write && !self.append && (creates || self.truncate) {
+    fn how(&self) -> io::Result<OpenHow> {
+        let Wanted { read, write, append, truncate, create, create_new, .. } = self.wanted;
+        if !read && !write && !append && !self.extras.name_access() {
+            return Err(contradiction("a file is opened to read, to write or to append"));
+        }
+        if !write && !append && (create || create_new || truncate) {
             return Err(contradiction(
                 "a file is created or truncated only if it is opened to write or append",
             ));
         }
-        if self.append && self.truncate && !self.create_new {
+        if append && truncate && !create_new {
             return Err(contradiction("a file is opened to be truncated or to be appended to, not both"));
         }
-        let creation = match (self.create_new, self.create, self.truncate) {
-            (true, _, _) => libc::O_CREAT | libc::O_EXCL,
-            (false, true, true) => libc::O_CREAT | libc::O_TRUNC,
-            (false, true, false) => libc::O_CREAT,
-            (false, false, true) => libc::O_TRUNC,
-            (false, false, false) => 0,
+        let wanted = Wanted {
+            direct: self.buffering != Buffering::Cached,
+            durable: self.buffering == Buffering::DirectSync,
+            ..self.wanted
         };
-        let buffering = match self.buffering {
-            Buffering::Cached => 0,
-            Buffering::Direct => libc::O_DIRECT,
-            Buffering::DirectSync => libc::O_DIRECT | libc::O_DSYNC,
-        };
-        // The backend sets O_CLOEXEC where it means something.
-        let custom = self.custom_flags & !(libc::O_ACCMODE | libc::O_CLOEXEC);
-        Ok(access | creation | buffering | custom)
+        Ok(OpenHow::new(&wanted, &self.extras))
+    }
+}
+
+#[cfg(unix)]
+impl OpenOptions {
+    /// The permission bits of a file that is created, before the process's umask takes some away; `0o666` by default.
+    pub fn mode(&mut self, mode: u32) -> &mut OpenOptions {
+        self.extras.mode = mode;
+        self
+    }
+
+    /// More `open(2)` flags. The access mode among them is ignored, and `O_CLOEXEC` is always set.
+    pub fn custom_flags(&mut self, flags: i32) -> &mut OpenOptions {
+        self.extras.custom_flags = flags;
+        self
+    }
+}
+
+/// std's own trait: `FILE_FLAG_OVERLAPPED` is added to the flags in any case.
+#[cfg(windows)]
+impl std::os::windows::fs::OpenOptionsExt for OpenOptions {
+    fn access_mode(&mut self, access: u32) -> &mut OpenOptions {
+        self.extras.access_mode = Some(access);
+        self
+    }
+
+    fn share_mode(&mut self, share: u32) -> &mut OpenOptions {
+        self.extras.share_mode = Some(share);
+        self
+    }
+
+    fn custom_flags(&mut self, flags: u32) -> &mut OpenOptions {
+        self.extras.custom_flags = flags;
+        self
+    }
+
+    fn attributes(&mut self, attributes: u32) -> &mut OpenOptions {
+        self.extras.attributes = attributes;
+        self
+    }
+
+    fn security_qos_flags(&mut self, flags: u32) -> &mut OpenOptions {
+        self.extras.security_qos_flags = Some(flags);
+        self
     }
 }
 

@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -146,6 +145,7 @@ fn fetch(mut dir: std::fs::ReadDir) -> Batch {
 pub struct DirEntry {
     path: PathBuf,
     file_type: FileType,
+    #[cfg(unix)]
     inode: u64,
 }
 
@@ -153,7 +153,12 @@ impl DirEntry {
     /// Asks for the type here, on the pool's thread: where the directory does not hold it, that is a system call.
     fn new(entry: &std::fs::DirEntry) -> io::Result<DirEntry> {
         let file_type = FileType::from_std(entry.file_type()?);
-        Ok(DirEntry { path: entry.path(), file_type, inode: entry.ino() })
+        Ok(DirEntry {
+            path: entry.path(),
+            file_type,
+            #[cfg(unix)]
+            inode: std::os::unix::fs::DirEntryExt::ino(entry),
+        })
     }
 
     /// The name, without the directory.
@@ -172,6 +177,7 @@ impl DirEntry {
     }
 
     /// The inode's number.
+    #[cfg(unix)]
     pub fn ino(&self) -> u64 {
         self.inode
     }

@@ -53,6 +53,8 @@ mod tcp_stream;
 #[cfg(test)]
 mod tests;
 mod udp;
+#[cfg(windows)]
+mod windows;
 
 use std::io;
 

@@ -18,7 +18,6 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -31,7 +30,7 @@ use super::{TcpStream, ToSocketAddrs, internet, options};
 use crate::io::driver::{Descriptor, DriverHandle, Multishot, Op, SharedDescriptor};
 use crate::io::op::net;
 use crate::io::stash::is_cancelled;
-use crate::os::peer_name;
+use crate::os;
 
 /// Connections that may wait in the kernel, unless told otherwise. The system's `somaxconn` bounds it further.
 const BACKLOG: i32 = 1024;
@@ -187,8 +186,14 @@ impl TcpListener {
     /// # Errors
     ///
     /// None as yet; listeners with a direct descriptor have no such thing.
-    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+    #[cfg(unix)]
+    pub fn as_fd(&self) -> io::Result<std::os::fd::BorrowedFd<'_>> {
         self.acceptor.fd.as_os()
+    }
+
+    #[cfg(windows)]
+    pub(super) fn fd(&self) -> &SharedDescriptor {
+        &self.acceptor.fd
     }
 
     /// Takes the error that waits at the socket, if any.
@@ -293,9 +298,9 @@ impl TcpListenerBuilder {
 
     fn bind_one(&self, addr: SocketAddr) -> io::Result<TcpListener> {
         let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(self.reuse_addr)?;
+        os::reuse_address(&socket, self.reuse_addr)?;
         if self.reuse_port {
-            socket.set_reuse_port(true)?;
+            os::reuse_port(&socket)?;
         }
         if let (Some(only), true) = (self.only_v6, addr.is_ipv6()) {
             socket.set_only_v6(only)?;
@@ -365,7 +370,7 @@ impl Acceptor {
         let (descriptor, peer) = ready!(self.poll_descriptor(cx))?;
         let peer = match peer {
             Some(peer) => peer,
-            None => descriptor.as_os().and_then(peer_name).and_then(|address| internet(&address))?,
+            None => descriptor.as_os().and_then(os::peer_name).and_then(|address| internet(&address))?,
         };
         Poll::Ready(Ok((TcpStream::new(descriptor, self.driver.clone(), Some(peer)), peer)))
     }

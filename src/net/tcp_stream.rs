@@ -8,7 +8,6 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -351,7 +350,8 @@ impl TcpStream {
     /// # Errors
     ///
     /// `Unsupported` for a direct descriptor, which no call outside the ring can name.
-    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+    #[cfg(unix)]
+    pub fn as_fd(&self) -> io::Result<std::os::fd::BorrowedFd<'_>> {
         self.socket.fd().as_os()
     }
 

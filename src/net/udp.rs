@@ -9,7 +9,6 @@ use std::future::Future;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -375,8 +374,14 @@ impl UdpSocket {
     /// # Errors
     ///
     /// None as yet; sockets with a direct descriptor have no such thing.
-    pub fn as_fd(&self) -> io::Result<BorrowedFd<'_>> {
+    #[cfg(unix)]
+    pub fn as_fd(&self) -> io::Result<std::os::fd::BorrowedFd<'_>> {
         self.shared.fd.as_os()
+    }
+
+    #[cfg(windows)]
+    pub(super) fn fd(&self) -> &SharedDescriptor {
+        &self.shared.fd
     }
 
     /// Takes the error that waits at the socket, if any.

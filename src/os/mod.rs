@@ -2,31 +2,56 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{
-    BorrowedDescriptor, FileStatus, OpenHow, OwnedDescriptor, RawDescriptor, SystemPath, error, forget, lend,
-    message, raw, run_anywhere, system_path,
-};
 #[cfg(windows)]
 mod windows;
-#[cfg(all(target_os = "linux", feature = "backtrace"))]
-pub(crate) use linux::frames;
+
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{
-    Affinity, Cpu, Mapping, Topology, coarse_ns, direct_alignment, is_direct, map, memlock_limit,
-    memory_limit, monotonic_ns, peer_name, set_len,
+use linux as system;
+#[cfg(windows)]
+use windows as system;
+
+#[cfg(feature = "backtrace")]
+pub(crate) use system::frames;
+pub(crate) use system::{
+    Affinity, BorrowedDescriptor, Cpu, FileStatus, INTERRUPT_SIGNAL, Interruptible, OpenExtras, OpenHow,
+    OwnedDescriptor, RawDescriptor, Registers, SystemPath, Topology, coarse_ns, direct_alignment, duplicate,
+    error, file_kind, forget, handle_interrupts, interrupt, is_direct, lend, map, memlock_limit,
+    memory_limit, message, monotonic_ns, peer_name, raw, reuse_address, reuse_port, run_anywhere,
+    set_len_otherwise, system_path,
 };
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{Interruptible, Registers, handle_interrupts, interrupt};
+
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use linux::{captured, machines};
 #[cfg(windows)]
-pub(crate) use windows::{
-    AttachedTo, BorrowedDescriptor, OwnedDescriptor, RawDescriptor, error, forget, lend, message, raw,
-};
+pub(crate) use windows::{AttachedTo, ConsoleEvent, Events};
 
 use std::fmt;
 use std::path::PathBuf;
+
+/// What is wanted of a file that is opened, on every system.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    pub(crate) append: bool,
+    pub(crate) truncate: bool,
+    pub(crate) create: bool,
+    pub(crate) create_new: bool,
+    /// Direct I/O.
+    pub(crate) direct: bool,
+    /// Each write is durable when it is done.
+    pub(crate) durable: bool,
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FileKind {
+    File,
+    Directory,
+    Symlink,
+    /// None of these; on Linux the bits of `st_mode` that say what.
+    Other(u32),
+}
 
 /// A place in the program, in a backtrace.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -307,7 +307,7 @@ impl Builder {
         self.check()?;
         let machine = Machine {
             topology: Topology::read(),
-            allowed: Affinity::of_this_thread()?.cpus(),
+            allowed: Affinity::allowed()?,
             parallelism: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
         let seats = seats(&self.placement, self.workers, &machine)?;

@@ -32,7 +32,9 @@ use std::time::Duration;
 use super::shared::Shared;
 use super::task::{Label, Polled, PolledHere, TaskId};
 use super::worker_id::WorkerId;
-use crate::os::{Frame, Interruptible, Registers, handle_interrupts, interrupt, monotonic_ns};
+use crate::os::{
+    Frame, INTERRUPT_SIGNAL, Interruptible, Registers, handle_interrupts, interrupt, monotonic_ns,
+};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU64};
@@ -106,10 +108,8 @@ pub(crate) struct StallConfig {
 }
 
 impl Default for StallConfig {
-    /// `SIGURG`: nearly no program uses it (it tells of TCP's urgent data), and those that do not handle it ignore it, so one that is
-    /// late harms nobody.
     fn default() -> StallConfig {
-        StallConfig { threshold: None, hook: None, signal: libc::SIGURG }
+        StallConfig { threshold: None, hook: None, signal: INTERRUPT_SIGNAL }
     }
 }
 

@@ -1,24 +1,24 @@
 //! Signals that ask the program to end.
 //!
-//! Each future has an event of its own that the process's signal handler writes to (a write is all that a handler may
-//! do), and waits for it through its worker's driver. Any number of futures, on any workers, see each signal that comes
-//! after their first poll. From the first one on, the signal does not end the process any more, even when no future
-//! waits: the handler stays, as with every library that handles signals.
-#![expect(unsafe_code, reason = "registers signal handlers")]
+//! Any number of futures, on any workers, see each signal that comes after their first poll. From the first one on, the signal does not
+//! end the process any more, even when no future waits: the handler stays, as with every library that handles signals.
+//!
+//! How a future learns of a signal differs: on Linux a handler may do next to nothing, and writes to an event that the future's worker
+//! waits for; on Windows it runs on a thread of its own, and wakes the task.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(windows)]
+use windows as system;
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, eventfd};
-use signal_hook_registry::{SigId, register, unregister};
-
-use crate::io::driver::Descriptor;
-use crate::io::op::misc::Poll;
-use crate::io::op::start;
-
-/// Waits for Ctrl-C (`SIGINT`).
+/// Waits for Ctrl-C (`SIGINT`; on Windows `CTRL_C_EVENT`).
 ///
 /// ```no_run
 /// # async fn serve() {}
@@ -35,46 +35,15 @@ use crate::io::op::start;
 ///
 /// What the kernel said if the handler or the event cannot be had.
 pub async fn ctrl_c() -> io::Result<()> {
-    Listener::new(libc::SIGINT)?.wait().await
+    system::interrupt().await
 }
 
-/// Waits for the request to end that service managers send (`SIGTERM`).
+/// Waits for the request to end that service managers send (`SIGTERM`). On Windows: Ctrl-Break, or that the console is closed, the user
+/// logs off or the machine is shut down; the program then has the few seconds that the system gives it.
 ///
 /// # Errors
 ///
 /// What the kernel said if the handler or the event cannot be had.
 pub async fn terminate() -> io::Result<()> {
-    Listener::new(libc::SIGTERM)?.wait().await
-}
-
-/// One wait for one signal.
-struct Listener {
-    event: OwnedFd,
-    action: SigId,
-}
-
-impl Listener {
-    fn new(signal: i32) -> io::Result<Listener> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let handlers_end: Arc<OwnedFd> = Arc::new(event.try_clone()?);
-        let write = move || {
-            // Fails only when the event is at its maximum, and then it is ready in any case.
-            let _written = rustix::io::write(&*handlers_end, &1u64.to_ne_bytes());
-        };
-        // SAFETY: the action runs in a signal handler: it makes one `write` system call to a descriptor that it owns, which
-        // is async-signal-safe; it takes no lock and allocates nothing. (It may set `errno`, which the registry restores.)
-        let action = unsafe { register(signal, write) }?;
-        Ok(Listener { event, action })
-    }
-
-    async fn wait(self) -> io::Result<()> {
-        let event = Rc::new(Descriptor::Os(self.event.try_clone()?));
-        start(Poll { fd: event }).await
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        unregister(self.action);
-    }
+    system::terminate().await
 }

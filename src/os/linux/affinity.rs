@@ -14,6 +14,11 @@ impl Affinity {
         Ok(Affinity(sched_getaffinity(None)?))
     }
 
+    /// The processors that the calling thread could be moved to.
+    pub(crate) fn allowed() -> io::Result<Vec<usize>> {
+        Ok(Affinity::of_this_thread()?.cpus())
+    }
+
     /// Exactly one processor.
     pub(crate) fn only(cpu: usize) -> Affinity {
         let mut set = CpuSet::new();

@@ -26,9 +26,18 @@ pub(crate) fn direct_alignment(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
         .then_some((status.stx_dio_mem_align, status.stx_dio_offset_align))
 }
 
-/// `ftruncate(2)`, for kernels before 6.9, whose rings cannot do it. Shortening a file with much data in the page cache
-/// can take milliseconds.
-pub(crate) fn set_len(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+/// Sets a file's length after the ring has refused to: by `ftruncate(2)`, for kernels before 6.9, whose rings cannot do it. Shortening
+/// a file with much data in the page cache can take milliseconds.
+///
+/// # Errors
+///
+/// What `ftruncate` said, or the ring, where its refusal was no question of age.
+pub(crate) fn set_len_otherwise(fd: BorrowedFd<'_>, len: u64, refusal: io::Error) -> io::Result<()> {
+    // Either the kernel does not know the operation, or it does not like the request; the answer is the same. This call is right in the
+    // first case, and gets the same error in the second.
+    if refusal.raw_os_error() != Some(libc::EINVAL) {
+        return Err(refusal);
+    }
     Ok(ftruncate(fd, len)?)
 }
 
@@ -64,9 +73,10 @@ mod tests {
     #[test]
     fn the_length_is_set_without_the_ring_too() {
         let file = tempfile::tempfile().expect("a temporary file");
-        set_len(file.as_fd(), 5_000_000_000).expect("a sparse file");
+        let refusal = || io::Error::from_raw_os_error(libc::EINVAL);
+        set_len_otherwise(file.as_fd(), 5_000_000_000, refusal()).expect("a sparse file");
         assert_eq!(file.metadata().expect("its metadata").len(), 5_000_000_000);
-        set_len(file.as_fd(), 3).expect("a short file");
+        set_len_otherwise(file.as_fd(), 3, refusal()).expect("a short file");
         assert_eq!(file.metadata().expect("its metadata").len(), 3);
     }
 }

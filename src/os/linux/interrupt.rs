@@ -16,6 +16,10 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+/// The signal to interrupt by, unless the program says another: nearly no program uses `SIGURG` (it tells of TCP's urgent data), and those
+/// that do not handle it ignore it, so one that is late harms nobody.
+pub(crate) const INTERRUPT_SIGNAL: i32 = libc::SIGURG;
+
 /// Signals have numbers below this.
 const SIGNALS: usize = 65;
 

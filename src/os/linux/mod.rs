@@ -19,14 +19,15 @@ mod unwind;
 pub(crate) use affinity::{Affinity, run_anywhere};
 pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use descriptor::{BorrowedDescriptor, OwnedDescriptor, RawDescriptor};
-pub(crate) use descriptor::{forget, lend, raw};
-pub(crate) use file::{direct_alignment, is_direct, set_len};
-pub(crate) use interrupt::{Interruptible, Registers, handle as handle_interrupts, interrupt};
+pub(crate) use descriptor::{duplicate, forget, lend, raw};
+pub(crate) use file::{direct_alignment, is_direct, set_len_otherwise};
+pub(crate) use interrupt::{
+    INTERRUPT_SIGNAL, Interruptible, Registers, handle as handle_interrupts, interrupt,
+};
 pub(crate) use limits::{memlock_limit, memory_limit};
-pub(crate) use map::Mapping;
-pub(crate) use path::{OpenHow, SystemPath, system_path};
-pub(crate) use socket::peer_name;
-pub(crate) use status::FileStatus;
+pub(crate) use path::{OpenExtras, OpenHow, SystemPath, system_path};
+pub(crate) use socket::{peer_name, reuse_address, reuse_port};
+pub(crate) use status::{FileStatus, file_kind};
 pub(crate) use topology::{Cpu, Topology};
 #[cfg(test)]
 pub(crate) use topology::{captured, machines};

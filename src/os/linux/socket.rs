@@ -1,10 +1,10 @@
-//! What socket2 does not ask of a socket.
+//! What socket2 does not ask of a socket, and options of which every system has its own idea.
 #![expect(unsafe_code, reason = "one option has no safe call")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use socket2::{SockAddr, SockRef};
+use socket2::{SockAddr, SockRef, Socket};
 
 /// Who is, or was, at the other end: after a reset too, where `getpeername(2)` no longer says.
 ///
@@ -35,4 +35,14 @@ pub(crate) fn peer_name(socket: BorrowedFd<'_>) -> io::Result<SockAddr> {
         })
     }
     .map(|((), address)| address)
+}
+
+/// Lets an address be bound again while connections of an earlier owner are still ending, or not.
+pub(crate) fn reuse_address(socket: &Socket, reuse: bool) -> io::Result<()> {
+    socket.set_reuse_address(reuse)
+}
+
+/// Lets several sockets be bound to one address; the kernel shares out what arrives.
+pub(crate) fn reuse_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
 }

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::os::windows::io::{
     AsHandle, AsRawHandle, AsRawSocket, AsSocket, BorrowedHandle, BorrowedSocket, IntoRawHandle,
     IntoRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket,
@@ -124,6 +125,19 @@ pub(crate) fn raw(descriptor: &OwnedDescriptor) -> RawDescriptor {
     match &descriptor.kind {
         Kind::Socket(socket) => RawDescriptor::Socket(socket.as_raw_socket()),
         Kind::Handle(handle) => RawDescriptor::Handle(handle.as_raw_handle()),
+    }
+}
+
+/// Another handle for the same open thing. It is attached to the same port, if the first is, and so of no use to another worker: it is
+/// for calls that Veloq does not make.
+///
+/// # Errors
+///
+/// What the system said.
+pub(crate) fn duplicate(descriptor: BorrowedDescriptor<'_>) -> io::Result<OwnedDescriptor> {
+    match descriptor {
+        BorrowedDescriptor::Socket(socket) => socket.try_clone_to_owned().map(OwnedDescriptor::from),
+        BorrowedDescriptor::Handle(handle) => handle.try_clone_to_owned().map(OwnedDescriptor::from),
     }
 }
 

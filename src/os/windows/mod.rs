@@ -1,8 +1,35 @@
 //! Windows' own calls.
 
+mod affinity;
+mod clock;
+mod console;
 mod descriptor;
 pub(crate) mod error;
+mod file;
+mod interrupt;
+mod limits;
+pub(crate) mod map;
 pub(crate) mod message;
+mod path;
+mod socket;
+mod status;
+mod topology;
+#[cfg(feature = "backtrace")]
+mod unwind;
 
-pub(crate) use descriptor::{AttachedTo, forget, lend, raw};
+pub(crate) use affinity::{Affinity, run_anywhere};
+pub(crate) use clock::{coarse_ns, monotonic_ns};
+pub(crate) use console::{ConsoleEvent, Events};
+pub(crate) use descriptor::{AttachedTo, duplicate, forget, lend, raw};
 pub use descriptor::{BorrowedDescriptor, OwnedDescriptor, RawDescriptor};
+pub(crate) use file::{direct_alignment, is_direct, set_len_otherwise};
+pub(crate) use interrupt::{
+    INTERRUPT_SIGNAL, Interruptible, Registers, handle as handle_interrupts, interrupt,
+};
+pub(crate) use limits::{memlock_limit, memory_limit};
+pub(crate) use path::{OpenExtras, OpenHow, SystemPath, system_path};
+pub(crate) use socket::{peer_name, reuse_address, reuse_port};
+pub(crate) use status::{FileStatus, file_kind};
+pub(crate) use topology::{Cpu, Topology};
+#[cfg(feature = "backtrace")]
+pub(crate) use unwind::frames;

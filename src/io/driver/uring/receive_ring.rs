@@ -19,7 +19,7 @@ use io_uring::types::BufRingEntry;
 
 use super::DriverConfig;
 use crate::io::buf::{FixedBuf, Pool, RingBlocks};
-use crate::os::Mapping;
+use crate::os::map::Mapping;
 
 /// The group that receives name. Each ring has one.
 const GROUP: u16 = 0;

@@ -1,0 +1,34 @@
+//! Socket options of which every system has its own idea.
+
+use std::io;
+
+use socket2::{SockAddr, SockRef, Socket};
+
+use super::BorrowedDescriptor;
+
+/// Who is, or was, at the other end.
+pub(crate) fn peer_name(socket: BorrowedDescriptor<'_>) -> io::Result<SockAddr> {
+    match socket {
+        BorrowedDescriptor::Socket(socket) => SockRef::from(&socket).peer_addr(),
+        BorrowedDescriptor::Handle(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Lets an address be bound again while connections of an earlier owner are still ending. It can be in any case: the option of this name
+/// would let others take an address that is in use.
+#[expect(clippy::unnecessary_wraps, reason = "other systems can refuse")]
+pub(crate) fn reuse_address(_: &Socket, _: bool) -> io::Result<()> {
+    Ok(())
+}
+
+/// Lets several sockets be bound to one address. There is no such thing.
+///
+/// # Errors
+///
+/// `Unsupported`.
+pub(crate) fn reuse_port(_: &Socket) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "Windows shares a port between no two sockets: listen on one worker, and hand the connections to the others",
+    ))
+}
