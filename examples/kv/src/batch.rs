@@ -59,12 +59,6 @@ impl Batch {
         self.heads.is_empty()
     }
 
-    /// The bytes of its arguments, by which a sender decides that it is full.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.data.len()
-    }
-
     /// What is pushed until the next call belongs to one go, if the calls have different numbers.
     pub fn begin_go(&mut self, number: usize) {
         self.go = number;
@@ -149,21 +143,24 @@ impl Batch {
         }
     }
 
-    /// Makes it empty, to be filled again; vectors that one large value has grown are given up.
+    /// Makes it empty, to be filled again; what one large value, or one long pipeline, has grown is given up.
     pub fn clear(&mut self) {
-        for bytes in [&mut self.data, &mut self.replies] {
-            bytes.clear();
-            bytes.shrink_to(KEEP);
-        }
-        self.spans.clear();
-        self.heads.clear();
-        self.ends.clear();
+        empty(&mut self.data);
+        empty(&mut self.spans);
+        empty(&mut self.heads);
+        empty(&mut self.replies);
+        empty(&mut self.ends);
         self.released = 0;
     }
 }
 
-/// Bytes a cleared batch keeps: a few hundred usual commands.
-const KEEP: usize = 64 * 1024;
+fn empty<T>(vector: &mut Vec<T>) {
+    vector.clear();
+    vector.shrink_to(KEEP / size_of::<T>());
+}
+
+/// Bytes that each vector of a cleared batch keeps: some three hundred usual commands. A connection has a batch for each shard.
+const KEEP: usize = 16 * 1024;
 
 /// Bytes of replies after which a batch goes back: another trip over the mesh is little beside a mebibyte copied.
 pub const REPLIES: usize = 1024 * 1024;
@@ -193,6 +190,30 @@ mod tests {
             );
             batch.clear();
         }
+    }
+
+    // What could go wrong: a client that has once sent a long pipeline, or a large value, holds its memory for ever.
+    #[test]
+    fn a_cleared_batch_holds_little() {
+        let keyspace = Keyspace::new(1, 1);
+        let mut shard = Shard::new(0, keyspace.clone(), &Limits::default());
+        let mut batch = Batch::new();
+        let call = Call { db: 0, protocol: Protocol::Resp2, now: 1 };
+        let command = lookup(b"append").expect("listed");
+        for _ in 0..10_000 {
+            let words: [&[u8]; 3] = [b"APPEND", b"key", b"0123456789"];
+            batch.push(command, words.into_iter(), keyspace.hash(b"key"), call);
+        }
+        batch.run(&mut shard, &mut Journal::off());
+        assert!(batch.is_done());
+        batch.clear();
+        let Batch { data, spans, heads, replies, ends, .. } = &batch;
+        let held = [
+            data.capacity() + replies.capacity(),
+            spans.capacity() * size_of::<Span>() + heads.capacity() * size_of::<Head>(),
+            ends.capacity() * size_of::<usize>(),
+        ];
+        assert!(held.iter().sum::<usize>() <= 5 * KEEP, "{held:?}");
     }
 
     // What could go wrong: a go is cut, a command runs twice or never, a reply is found under another's number.

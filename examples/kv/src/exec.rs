@@ -591,22 +591,18 @@ impl<'a> Run<'a> {
     /// One shard answers with a key; of several, each answers with how many keys it chose from, and the key.
     fn random_key(&mut self) -> Done {
         let (db, now) = (usize::from(self.call.db), self.call.now);
-        if self.pick(db).is_some_and(|entry| entry.has_expired(now)) {
+        let mut n = self.shard.random_below(self.shard.dbs[db].len());
+        if self.shard.dbs[db].nth(n).is_some_and(|entry| entry.has_expired(now)) {
             self.shard.dbs[db].sweep(now, usize::MAX);
+            n = self.shard.random_below(self.shard.dbs[db].len());
         }
         let len = self.shard.dbs[db].len();
         if self.shard.keyspace.shards() > 1 {
             self.out.array(2);
             self.out.count(len);
         }
-        let n = self.shard.random_below(len);
         self.out.bulk_or_null(self.shard.dbs[db].nth(n).map(Entry::key));
         Ok(())
-    }
-
-    fn pick(&mut self, db: usize) -> Option<&Entry> {
-        let n = self.shard.random_below(self.shard.dbs[db].len());
-        self.shard.dbs[db].nth(n)
     }
 
     fn flush(&mut self, db: Option<u8>) -> Done {

@@ -667,19 +667,23 @@ impl Persist {
         count(&mut self.stats.borrow_mut());
     }
 
-    /// A moment at which a crash would find the files in a state of its own; tests look on.
-    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests look into the directory"))]
     fn at(&self, step: Step) {
-        #[cfg(test)]
-        tests::at(step, self.opened.dir());
-        #[cfg(not(test))]
-        let _ = step;
+        at(step, self.opened.dir());
     }
+}
+
+/// A moment at which a crash would find the files in a state of its own; tests look into them.
+fn at(step: Step, path: &Path) {
+    #[cfg(test)]
+    tests::at(step, path);
+    #[cfg(not(test))]
+    let _ = (step, path);
 }
 
 /// Moments between which a crash may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    TailSynced,
     Written,
     Synced,
     NextLog,

@@ -157,12 +157,13 @@ impl Session {
             },
         };
         let mut i = 2;
-        let mut known = true;
         while i < args.len() {
             let more = args.len() - i - 1;
             if args[i].eq_ignore_ascii_case(b"auth") && more >= 2 {
                 // There is one user, who needs no password.
-                known = args[i + 1] == *b"default";
+                if args[i + 1] != *b"default" {
+                    return Err(Fault::new("WRONGPASS invalid username-password pair or user is disabled."));
+                }
                 i += 3;
             } else if args[i].eq_ignore_ascii_case(b"setname") && more >= 1 {
                 self.set_name(&args[i + 1])?;
@@ -170,9 +171,6 @@ impl Session {
             } else {
                 return Err(Fault::shown("ERR Syntax error in HELLO option '", &args[i], "'"));
             }
-        }
-        if !known {
-            return Err(Fault::new("WRONGPASS invalid username-password pair or user is disabled."));
         }
         self.protocol = protocol;
         out.switch(protocol);

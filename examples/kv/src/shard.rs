@@ -177,23 +177,16 @@ impl Shard {
 
     /// Writes the next entries, of some `budget` bytes, as records of a base; true once that was the last of them.
     ///
-    /// Other commands may run between two calls (see [`log`](crate::log#compaction) why that is right).
-    pub fn snapshot(
-        &self,
-        cursor: &mut SnapshotCursor,
-        budget: usize,
-        now: Millis,
-        journal: &mut Journal,
-    ) -> bool {
+    /// Other commands may run between two calls (see [`log`](crate::log#compaction) why that is right). What has expired is
+    /// among them: a command that was sent earlier may find it still, and say in the log what only the base can tell of whom.
+    pub fn snapshot(&self, cursor: &mut SnapshotCursor, budget: usize, journal: &mut Journal) -> bool {
         let end = journal.len() + budget;
         while let Some(db) = self.dbs.get(cursor.db) {
             let number = u8::try_from(cursor.db).expect("databases are few");
             let journal = std::cell::RefCell::new(&mut *journal);
             let visit = |entry: &crate::db::Entry| {
-                if !entry.has_expired(now) {
-                    let (key, value, expire_at) = (entry.key(), entry.value(), entry.expire_at());
-                    journal.borrow_mut().push(&Record::Set { db: number, key, value, expire_at });
-                }
+                let (key, value, expire_at) = (entry.key(), entry.value(), entry.expire_at());
+                journal.borrow_mut().push(&Record::Set { db: number, key, value, expire_at });
             };
             match db.scan(cursor.from, visit, || journal.borrow().len() >= end) {
                 Some(next) => {
@@ -255,6 +248,16 @@ mod tests {
         shard.entries(0).map(entry).collect()
     }
 
+    fn run(shard: &mut Shard, now: Millis, words: &[&str], journal: &mut Journal) -> String {
+        let command = crate::command::lookup(words[0].as_bytes()).expect("listed");
+        let hash = words.get(1).map_or(0, |key| shard.keyspace.hash(key.as_bytes()));
+        let mut batch = crate::batch::Batch::new();
+        let call = Call { db: 0, protocol: Protocol::Resp2, now };
+        batch.push(command, words.iter().map(|word| word.as_bytes()), hash, call);
+        batch.run(shard, journal);
+        String::from_utf8_lossy(batch.reply(0)).into_owned()
+    }
+
     fn replayed(journals: [Journal; 2]) -> Shard {
         use crate::log::{FileName, Header, Kind, Scanner, Writer};
         let header =
@@ -284,7 +287,7 @@ mod tests {
             });
         }
         let (mut cursor, mut step) = (SnapshotCursor::default(), 0);
-        while !shard.snapshot(&mut cursor, 500, 0, &mut base) {
+        while !shard.snapshot(&mut cursor, 500, &mut base) {
             step += 7;
             let (a, b, c, d) = (key(step), key(step * 3 % 3000), key(step * 5 % 3000), key(step * 11 % 3000));
             for record in [
@@ -303,6 +306,32 @@ mod tests {
         }
         assert!(step > 700 && !contents(&shard).is_empty());
         assert!(contents(&replayed([base, log])) == contents(&shard));
+    }
+
+    // What could go wrong: a command for another worker finds a key that had expired when the base was written, since it brings the
+    // time at which it was sent; what it did is then lost.
+    #[test]
+    fn what_is_done_to_a_key_that_has_just_expired_is_in_base_and_log() {
+        let (mut shard, mut base, mut log) = (shard(), Journal::new(), Journal::new());
+        shard.replay(&Record::Set { db: 0, key: b"key", value: b"value", expire_at: 100 });
+        assert!(shard.snapshot(&mut SnapshotCursor::default(), 500, &mut base));
+        assert_eq!(run(&mut shard, 100, &["PERSIST", "key"], &mut log), ":1\r\n");
+        assert!(!contents(&shard).is_empty() && contents(&replayed([base, log])) == contents(&shard));
+    }
+
+    // What could go wrong: a key that has expired is found to be so, and another one that has is given for it.
+    #[test]
+    fn a_random_key_is_one_that_is_there() {
+        for seed in 0..100_u64 {
+            let keyspace = Keyspace::new(1, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut shard = Shard::new(0, keyspace, &Limits::default());
+            for n in 0..10_u8 {
+                let expire_at = if n == 0 { NEVER } else { 100 };
+                shard.replay(&Record::Set { db: 0, key: &[b'a' + n], value: b"", expire_at });
+            }
+            let key = run(&mut shard, 101, &["RANDOMKEY"], &mut Journal::off());
+            assert_eq!(key, "$1\r\na\r\n", "seed {seed}");
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use veloq::task::{self, Class, JoinHandle};
 use super::open::{SLICE, create_log, name_base, of_shard_before, remove, write_base};
 use super::{Persist, PersistError, Step};
 use crate::log::{COMPACT_MIN, FileName, Journal, Kind, worth_compacting};
-use crate::node::now_ms;
 use crate::shard::SnapshotCursor;
 
 /// When to compact, and whether somebody is at it.
@@ -97,8 +96,7 @@ impl Persist {
         let dir = self.opened.dir();
         let base = FileName { generation, kind: Kind::Base, ..self.log.borrow().name };
         let mut cursor = SnapshotCursor::default();
-        let slice =
-            |journal: &mut Journal| self.state.borrow().shard.snapshot(&mut cursor, SLICE, now_ms(), journal);
+        let slice = |journal: &mut Journal| self.state.borrow().shard.snapshot(&mut cursor, SLICE, journal);
         let written = write_base(dir, base, slice, || self.at(Step::BasePart)).await;
         let base_len = match written {
             Ok(len) => len,

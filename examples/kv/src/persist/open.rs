@@ -1,6 +1,7 @@
 //! From files to shards: the directory, the replay, and a change of the number of workers.
 //!
-//! **Same number of workers.** Each worker replays its base and its logs, cuts a torn tail, and goes on in the newest log.
+//! **Same number of workers.** Each worker replays its base and its logs, cuts a torn tail, and goes on in the newest log. What was
+//! read may be in the system's memory only, if the last server was killed; so the logs are synced before anything builds on them.
 //!
 //! **Another number.** Each worker replays *all* files, one old shard after the other, and keeps what belongs to it now;
 //! then it writes that as the base of a new epoch, with an empty log. Nothing counts before [`settle`] publishes the
@@ -18,14 +19,13 @@ use std::sync::Arc;
 
 use veloq::fs::{self, File, OpenOptions};
 
-use super::{Fsync, Log, PersistError};
+use super::{Fsync, Log, PersistError, Step, at};
 use crate::db::Keyspace;
 use crate::limits::Limits;
 use crate::log::{
     FileName, HEADER_LEN, Header, Journal, Kind, MANIFEST, MANIFEST_TEMPORARY, Manifest, PROBE, Record,
     Recovery, Scanner, Tail, Writer,
 };
-use crate::node::now_ms;
 use crate::shard::{Shard, SnapshotCursor};
 
 /// The file whose lock says that a server uses the directory. It is never removed: a lock on a removed file is nobody's.
@@ -143,6 +143,8 @@ pub async fn settle(opened: &Opened) -> Result<(), PersistError> {
         publish(dir, manifest).await?;
         remove_also = &plan.replay;
     }
+    // A rename that the last server was killed behind is on the disk before what it replaced goes.
+    sync_dir(dir).await?;
     for file in plan.remove.iter().chain(remove_also).filter(|file| file.epoch <= manifest.epoch) {
         remove(&dir.join(file.to_string())).await?;
     }
@@ -152,14 +154,15 @@ pub async fn settle(opened: &Opened) -> Result<(), PersistError> {
 async fn resume(opened: &Opened, shard: &mut Shard) -> Result<Recovered, PersistError> {
     let Inner { dir, manifest, plan, .. } = &*opened.0;
     let read = replay(dir, plan.of_shard(shard.index), |record| shard.replay(&record)).await?;
-    for file in read.iter().filter(|file| file.tail.torn) {
-        let cut = file.len - file.tail.len;
-        eprintln!(
-            "kv: warning: {} ends in the middle of a write: {cut} bytes cut at byte {}",
-            file.path.display(),
-            file.tail.len
-        );
-        cut_tail(&file.path, file.tail.len).await?;
+    for ReadBack { path, len, tail, .. } in read.iter().filter(|file| file.name.kind == Kind::Log) {
+        if tail.torn {
+            let (shown, cut) = (path.display(), len - tail.len);
+            eprintln!(
+                "kv: warning: {shown} ends in the middle of a write: {cut} bytes cut at byte {}",
+                tail.len
+            );
+        }
+        sync_tail(path, tail.torn.then_some(tail.len)).await?;
     }
     let len_of =
         |kind| read.iter().filter(|file| file.name.kind == kind).map(|file| file.tail.len).sum::<u64>();
@@ -213,7 +216,7 @@ async fn hand_out_anew(
     let base = FileName { epoch: manifest.epoch, shard: shard.index, generation: 1, kind: Kind::Base };
     let log = create_log(dir, FileName { kind: Kind::Log, ..base }).await?;
     let mut cursor = SnapshotCursor::default();
-    let slice = |journal: &mut Journal| shard.snapshot(&mut cursor, SLICE, now_ms(), journal);
+    let slice = |journal: &mut Journal| shard.snapshot(&mut cursor, SLICE, journal);
     let base_len = write_base(dir, base, slice, || {}).await?;
     name_base(dir, base).await?;
     Ok(Recovered { opened: opened.clone(), log, base_len, older_len: 0 })
@@ -406,10 +409,15 @@ async fn publish(dir: &Path, manifest: &Manifest) -> Result<(), PersistError> {
     sync_dir(dir).await
 }
 
-async fn cut_tail(path: &Path, len: u64) -> Result<(), PersistError> {
+/// Makes what was read of a log safe, and ends it there if its tail is torn.
+async fn sync_tail(path: &Path, cut: Option<u64>) -> Result<(), PersistError> {
     let file = OpenOptions::new().write(true).open(path).await.map_err(PersistError::io("open", path))?;
-    file.set_len(len).await.map_err(PersistError::io("cut", path))?;
-    file.sync_all().await.map_err(PersistError::io("sync", path))
+    if let Some(len) = cut {
+        file.set_len(len).await.map_err(PersistError::io("cut", path))?;
+    }
+    file.sync_all().await.map_err(PersistError::io("sync", path))?;
+    at(Step::TailSynced, path);
+    Ok(())
 }
 
 /// Removes a file; that it is gone already is as well.

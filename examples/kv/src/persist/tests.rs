@@ -231,6 +231,38 @@ async fn a_tail_torn_anywhere_is_cut() {
     }
 }
 
+// What could go wrong: a server was killed before it synced; what the next one reads back from the system's memory it takes for
+// safe, and so do the frames that it adds. A power cut then leaves a hole before them, and that is damage.
+#[veloq::test]
+async fn what_is_read_back_is_synced_before_anything_is_added() {
+    let dir = temp();
+    let rig = Rig::open(dir.path(), 1, Fsync::No).await.expect("empty");
+    rig.put("key", "value").await.expect("written");
+    let crashed = Rc::new(RefCell::new(None));
+    let seen = Rc::clone(&crashed);
+    watch(move |step, dir| {
+        if step == Step::Switched {
+            *seen.borrow_mut() = Some(copy(dir));
+        }
+    });
+    rig.shards[0].1.compact();
+    while crashed.borrow().is_none() {
+        veloq::time::sleep(Duration::from_millis(1)).await;
+    }
+    let crashed = crashed.take().expect("two logs");
+    let synced = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&synced);
+    watch(move |step, path| {
+        if step == Step::TailSynced {
+            seen.borrow_mut().push(path.to_owned());
+        }
+    });
+    drop(Rig::open(crashed.path(), 1, Fsync::Always).await.expect("a crash is no damage"));
+    let logs = ["e1-s0-g1.log", "e1-s0-g2.log"].map(|name| crashed.path().join(name));
+    assert_eq!(*synced.borrow(), logs);
+    rig.stop().await;
+}
+
 #[veloq::test]
 async fn damage_in_the_middle_is_an_error_with_file_and_offset() {
     let (dir, ends) = three_frames().await;

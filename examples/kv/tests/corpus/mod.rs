@@ -644,6 +644,12 @@ pub(crate) const SCRIPTS: &[(&str, &str)] = &[
         HELLO 9223372036854775808
         HELLO 3 AUTH a b
         HELLO 3 AUTH a
+        HELLO 3 AUTH bad x BADOPT
+        HELLO 3 AUTH bad x SETNAME unset
+        CLIENT GETNAME
+        HELLO 3 SETNAME set AUTH bad x
+        CLIENT GETNAME
+        RESET
         HELLO 3 BAD
         HELLO 3 SETNAME
         HELLO 3 SETNAME "a b"
