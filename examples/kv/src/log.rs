@@ -462,20 +462,22 @@ impl Scanner {
         let mut at = 0;
         loop {
             let Some(header) = self.header else {
-                let Some(bytes) = self.buffer.get(..HEADER_LEN) else { return Ok(()) };
-                if bytes.iter().all(|&byte| byte == 0) {
-                    // Created, given room, and never written. Should anything follow, it has no header to go by.
-                    let rest = self.buffer.iter().position(|&byte| byte != 0);
-                    self.base += self.buffer.len() as u64;
-                    self.buffer.clear();
-                    return rest.map_or(Ok(()), |_| self.corrupt(0, "the header is missing"));
+                if self.base == 0 {
+                    let Some(bytes) = self.buffer.get(..HEADER_LEN) else { return Ok(()) };
+                    if bytes.iter().any(|&byte| byte != 0) {
+                        match Header::decode(bytes) {
+                            Ok(header) => self.header = Some(header),
+                            Err(what) => return self.corrupt(0, what),
+                        }
+                        at = HEADER_LEN;
+                        continue;
+                    }
                 }
-                match Header::decode(bytes) {
-                    Ok(header) => self.header = Some(header),
-                    Err(what) => return self.corrupt(0, what),
-                }
-                at = HEADER_LEN;
-                continue;
+                // Created, given room, and never written. Should anything follow, it has no header to go by.
+                let dirty = self.buffer.iter().any(|&byte| byte != 0);
+                self.base += self.buffer.len() as u64;
+                self.buffer.clear();
+                return if dirty { self.corrupt(0, "the header is missing") } else { Ok(()) };
             };
             let step = match self.bad {
                 Some(bad) => self.search(at, header.salt, bad)?,
@@ -868,6 +870,17 @@ mod tests {
         bytes[20] ^= 1;
         assert_eq!(scan(&bytes, 1000).1.expect_err("broken").what, "the header's checksum is wrong");
         assert_eq!(scan(&[1; 64], 64).1.expect_err("foreign").what, "this is not a log of kv");
+    }
+
+    // What could go wrong: a header that stands behind a hole, at the beginning of a piece, is taken for the file's own.
+    #[test]
+    fn a_header_stands_at_the_beginning_or_is_missing() {
+        let (bytes, _) = file(2, 1);
+        let holed = [&[0; HEADER_LEN][..], &bytes].concat();
+        for piece in [1, HEADER_LEN, 100_000] {
+            let (records, end) = scan(&holed, piece);
+            assert_eq!((records, end.expect_err("it has none").what), (0, "the header is missing"));
+        }
     }
 
     #[test]

@@ -460,6 +460,42 @@ unsafe impl IoBufMut for FixedBuf {
     }
 }
 
+/// Takes content from the front, as [`advance`](FixedBuf::advance) does. An empty buffer is an end (`Ok(0)`).
+///
+/// ```
+/// use std::io::{BufRead, Read, Write};
+/// use veloq::io::buf::FixedBuf;
+///
+/// let mut buf = FixedBuf::heap(64);
+/// buf.write_all(b"first\nsecond")?;
+/// let mut line = String::new();
+/// buf.read_line(&mut line)?;
+/// assert_eq!((&line[..], &buf[..]), ("first\n", &b"second"[..]));
+/// let mut three = [0; 3];
+/// buf.read_exact(&mut three)?;
+/// assert_eq!((&three, &buf[..]), (b"sec", &b"ond"[..]));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+impl io::Read for FixedBuf {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = into.len().min(self.len);
+        into[..n].copy_from_slice(&self[..n]);
+        self.advance(n);
+        Ok(n)
+    }
+}
+
+/// The content itself, without a copy.
+impl io::BufRead for FixedBuf {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(self)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.advance(n);
+    }
+}
+
 /// Adds what fits; a full buffer takes nothing (`Ok(0)`, which `write_all` reports as `WriteZero`).
 impl io::Write for FixedBuf {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
