@@ -404,9 +404,9 @@ impl Acceptor {
     fn arm(&self) -> Armed {
         let (fd, direct) = (Rc::clone(&self.fd), self.direct);
         if direct {
-            Armed::One(Op::new(net::Accept { fd, direct, peer: None }, &self.driver))
+            Armed::One(Op::new(net::Accept::new(fd, direct), &self.driver))
         } else {
-            Armed::Many(Multishot::new(net::AcceptMany { fd, direct }, &self.driver))
+            Armed::Many(Multishot::new(net::AcceptMany::new(fd, direct), &self.driver))
         }
     }
 }

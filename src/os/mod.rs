@@ -13,9 +13,9 @@ use windows as system;
 #[cfg(feature = "backtrace")]
 pub(crate) use system::frames;
 pub(crate) use system::{
-    Affinity, BorrowedDescriptor, Cpu, FileStatus, INTERRUPT_SIGNAL, Interruptible, OpenExtras, OpenHow,
-    OwnedDescriptor, RawDescriptor, Registers, SystemPath, Topology, coarse_ns, direct_alignment, duplicate,
-    error, file_kind, forget, handle_interrupts, interrupt, is_direct, lend, map, memlock_limit,
+    AcceptRoom, Affinity, BorrowedDescriptor, Cpu, FileStatus, INTERRUPT_SIGNAL, Interruptible, OpenExtras,
+    OpenHow, OwnedDescriptor, RawDescriptor, Registers, SystemPath, Topology, coarse_ns, direct_alignment,
+    duplicate, error, file_kind, forget, handle_interrupts, interrupt, is_direct, lend, map, memlock_limit,
     memory_limit, message, monotonic_ns, peer_name, raw, reuse_address, reuse_port, run_anywhere,
     set_len_otherwise, system_path,
 };
@@ -23,7 +23,7 @@ pub(crate) use system::{
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use linux::{captured, machines};
 #[cfg(windows)]
-pub(crate) use windows::{AttachedTo, ConsoleEvent, Events};
+pub(crate) use windows::{AttachedTo, ConsoleEvent, Events, ReadAddresses};
 
 use std::fmt;
 use std::path::PathBuf;

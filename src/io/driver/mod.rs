@@ -20,7 +20,10 @@
 pub(crate) mod budget;
 mod capability;
 mod completion;
+#[cfg_attr(windows, expect(dead_code, reason = "direct descriptors are io_uring's"))]
 mod descriptor;
+#[cfg(windows)]
+pub(crate) mod iocp;
 mod op;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) mod sim;
@@ -46,6 +49,8 @@ pub(crate) use completion::Answer;
 pub use completion::{Completion, Resource, Yields};
 pub(crate) use descriptor::DirectTable;
 pub use descriptor::{Descriptor, DescriptorName, DirectDescriptor, SharedDescriptor};
+#[cfg(windows)]
+pub(crate) use iocp::Unparker;
 pub(crate) use op::InFlight;
 pub use op::{Multishot, MultishotLifecycle, Op, OpLifecycle};
 pub(crate) use slab::OperationInSlot;
@@ -194,6 +199,9 @@ pub(crate) trait Driver: Sized + 'static {
     /// Tells the kernel which of the pool's chunks came and went.
     fn update_buffers(&mut self, changes: Vec<ChunkChange>);
 
+    /// Takes a runtime's threads for what this kernel can only do by blocking, if there is any such thing.
+    fn use_threads(&mut self, _threads: &Arc<ThreadPool>) {}
+
     /// What wakes a parked driver from any thread.
     fn unparker(&self) -> Unparker;
 
@@ -251,18 +259,28 @@ pub trait Operation: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<s
 #[cfg(all(target_os = "linux", test))]
 impl<T: OpLifecycle + PlatformOp<uring::UringDriver> + PlatformOp<sim::SimDriver>> Operation for T {}
 
+/// An operation that every backend of this build can encode. Implemented for all of them.
+#[cfg(windows)]
+#[expect(private_bounds, reason = "sealed: the bounds are the seal")]
+pub trait Operation: OpLifecycle + PlatformOp<iocp::IocpDriver> {}
+#[cfg(windows)]
+impl<T: OpLifecycle + PlatformOp<iocp::IocpDriver>> Operation for T {}
+
 /// The backends compiled in; one is chosen when the worker starts.
 #[derive(Debug)]
 #[cfg_attr(
-    test,
+    all(test, target_os = "linux"),
     expect(clippy::large_enum_variant, reason = "there is one for each worker, and it is not moved about")
 )]
 pub(crate) enum PlatformDriver {
     /// Linux io_uring.
     #[cfg(target_os = "linux")]
     Uring(uring::UringDriver),
+    /// A Windows completion port.
+    #[cfg(windows)]
+    Iocp(iocp::IocpDriver),
     /// In memory, with a virtual clock and a seeded order of completions.
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     Sim(sim::SimDriver),
 }
 
@@ -273,7 +291,10 @@ impl PlatformDriver {
     ///
     /// With an [`Unavailable`] as source, if this machine has none that Veloq can use.
     pub(crate) fn new(config: &DriverConfig) -> io::Result<PlatformDriver> {
-        Ok(PlatformDriver::Uring(uring::UringDriver::new(config)?))
+        #[cfg(target_os = "linux")]
+        return Ok(PlatformDriver::Uring(uring::UringDriver::new(config)?));
+        #[cfg(windows)]
+        return Ok(PlatformDriver::Iocp(iocp::IocpDriver::new(config)?));
     }
 }
 
@@ -283,7 +304,9 @@ macro_rules! on_backend {
         match $platform {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring($driver) => $body,
-            #[cfg(test)]
+            #[cfg(windows)]
+            PlatformDriver::Iocp($driver) => $body,
+            #[cfg(all(test, target_os = "linux"))]
             PlatformDriver::Sim($driver) => $body,
         }
     };
@@ -603,7 +626,9 @@ impl DriverHandle {
         let picks_once = match &core.backend {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring(_) => true,
-            #[cfg(test)]
+            #[cfg(windows)]
+            PlatformDriver::Iocp(_) => false,
+            #[cfg(all(test, target_os = "linux"))]
             PlatformDriver::Sim(_) => false,
         };
         self.0.receivers.set_ring(ring_buffers, picks_once);
@@ -613,6 +638,7 @@ impl DriverHandle {
     pub(crate) fn share_threads(&self, threads: &Arc<ThreadPool>) {
         let given = self.0.threads.set(Arc::clone(threads));
         assert!(given.is_ok(), "a driver gets its threads before it is used");
+        on_backend!(&mut self.0.core.borrow_mut().backend, driver => driver.use_threads(threads));
     }
 
     /// The threads for what the kernel can only do by blocking. A driver outside any runtime has its own.

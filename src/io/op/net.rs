@@ -13,6 +13,7 @@ use crate::io::driver::{
     Completion, Descriptor, MultishotLifecycle, OpLifecycle, Resource, SharedDescriptor,
 };
 use crate::io::stash::{Datagram, Stash, is_dry};
+use crate::os::AcceptRoom;
 
 /// Makes a socket.
 #[derive(Debug)]
@@ -38,6 +39,15 @@ pub struct Accept {
     pub(crate) direct: bool,
     /// Who connected; known once the completion is decoded.
     pub(crate) peer: Option<SocketAddr>,
+    /// What the kernel fills, where it makes no socket itself.
+    pub(crate) room: AcceptRoom,
+}
+
+impl Accept {
+    /// Accepts from the listener `fd`; a direct descriptor if that is wanted.
+    pub(crate) fn new(fd: SharedDescriptor, direct: bool) -> Accept {
+        Accept { fd, direct, peer: None, room: AcceptRoom::default() }
+    }
 }
 
 /// Connections that may wait with a listener while nobody accepts: enough that a burst costs one kernel entry, few
@@ -49,6 +59,23 @@ pub(crate) const STASHED_MAX: usize = 64;
 pub struct AcceptMany {
     pub(crate) fd: SharedDescriptor,
     pub(crate) direct: bool,
+    /// What the kernel fills first, where it makes no socket itself.
+    pub(crate) room: AcceptRoom,
+}
+
+impl AcceptMany {
+    /// Accepts from the listener `fd`; direct descriptors if that is wanted.
+    pub(crate) fn new(fd: SharedDescriptor, direct: bool) -> AcceptMany {
+        AcceptMany { fd, direct, room: AcceptRoom::default() }
+    }
+}
+
+/// Makes what the kernel fills.
+fn room_for_one_of(fd: &Descriptor) -> io::Result<AcceptRoom> {
+    match fd {
+        Descriptor::Os(listener) => AcceptRoom::for_one_of(listener),
+        Descriptor::Direct(_) => Ok(AcceptRoom::default()),
+    }
 }
 
 /// Receives into one buffer.
@@ -180,6 +207,11 @@ impl OpLifecycle for Accept {
         Some(&self.fd)
     }
 
+    fn pre_alloc(&mut self) -> io::Result<()> {
+        self.room = room_for_one_of(&self.fd)?;
+        Ok(())
+    }
+
     fn into_output(self, completion: Completion) -> io::Result<(Descriptor, Option<SocketAddr>)> {
         Ok((completion.into_descriptor()?, self.peer))
     }
@@ -191,6 +223,11 @@ impl OpLifecycle for AcceptMany {
 
     fn descriptor(&self) -> Option<&Descriptor> {
         Some(&self.fd)
+    }
+
+    fn pre_alloc(&mut self) -> io::Result<()> {
+        self.room = room_for_one_of(&self.fd)?;
+        Ok(())
     }
 
     fn items_max(&self) -> usize {

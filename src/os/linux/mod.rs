@@ -1,5 +1,6 @@
 //! Linux's own calls.
 
+mod accept;
 mod affinity;
 mod clock;
 mod descriptor;
@@ -16,6 +17,7 @@ mod topology;
 #[cfg(feature = "backtrace")]
 mod unwind;
 
+pub(crate) use accept::AcceptRoom;
 pub(crate) use affinity::{Affinity, run_anywhere};
 pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use descriptor::{BorrowedDescriptor, OwnedDescriptor, RawDescriptor};

@@ -1,5 +1,6 @@
 //! Windows' own calls.
 
+mod accept;
 mod affinity;
 mod clock;
 mod console;
@@ -17,6 +18,7 @@ mod topology;
 #[cfg(feature = "backtrace")]
 mod unwind;
 
+pub(crate) use accept::{AcceptRoom, ReadAddresses};
 pub(crate) use affinity::{Affinity, run_anywhere};
 pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use console::{ConsoleEvent, Events};

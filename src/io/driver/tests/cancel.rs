@@ -40,7 +40,7 @@ fn client(rig: &Rig, to: SocketAddr) -> SharedDescriptor {
 }
 
 fn accept(fd: &SharedDescriptor) -> Accept {
-    Accept { fd: Rc::clone(fd), direct: false, peer: None }
+    Accept::new(Rc::clone(fd), false)
 }
 
 /// The usual case must work before the unusual ones mean anything.
@@ -100,7 +100,7 @@ fn an_abandoned_accept_leaks_no_connection() {
 fn an_abandoned_multishot_accept_closes_what_it_yielded() {
     on_every_backend(&DriverConfig::default(), |rig| {
         let (listener, address) = listener(rig);
-        let mut stream = Multishot::new(AcceptMany { fd: Rc::clone(&listener), direct: false }, &rig.driver);
+        let mut stream = Multishot::new(AcceptMany::new(Rc::clone(&listener), false), &rig.driver);
         assert!(next_once(&mut stream).is_pending());
         let clients: Vec<_> = (0..5).map(|_| client(rig, address)).collect();
         drop(stream);

@@ -92,9 +92,9 @@ fn start_all(rig: &Rig, yard: &Graveyard, flight: &mut InFlight) -> Vec<SharedDe
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let listener = os(listener);
-    flight.start(rig, Accept { fd: Rc::clone(&listener), direct: false, peer: None });
-    flight.start(rig, Accept { fd: Rc::clone(&listener), direct: true, peer: None });
-    let mut stream = Multishot::new(AcceptMany { fd: Rc::clone(&listener), direct: false }, &rig.driver);
+    flight.start(rig, Accept::new(Rc::clone(&listener), false));
+    flight.start(rig, Accept::new(Rc::clone(&listener), true));
+    let mut stream = Multishot::new(AcceptMany::new(Rc::clone(&listener), false), &rig.driver);
     if next_once(&mut stream).is_pending() {
         flight.keep(stream);
     }
@@ -214,7 +214,7 @@ fn a_simulated_driver_ends_with_everything_in_flight() {
             );
             flight.start(&rig, Nop);
         }
-        flight.start(&rig, Accept { fd: Rc::clone(&listener), direct: true, peer: None });
+        flight.start(&rig, Accept::new(Rc::clone(&listener), true));
         let mut stream = rig.recv_many(&one);
         if next_once(&mut stream).is_pending() {
             flight.keep(stream);

@@ -81,7 +81,7 @@ fn drivers_of_one_world_meet() {
             PlatformDriver::Sim(sim) => Rc::new(sim.listen(80).expect("nobody listens yet")),
             PlatformDriver::Uring(_) => panic!("it is simulated"),
         });
-        let mut accept = server.op(Accept { fd: listener, direct: true, peer: None });
+        let mut accept = server.op(Accept::new(listener, true));
         assert!(poll_once(&mut accept).is_pending());
         let socket = Socket { domain: libc::AF_INET, kind: libc::SOCK_STREAM, protocol: 0, direct: true };
         let near = Rc::new(client.run(client.op(socket)).expect("a socket"));
