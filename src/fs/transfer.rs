@@ -4,7 +4,7 @@
 //! (an offset that the kernel would not take, a buffer that Direct I/O cannot use) ends it at its first poll, with the
 //! buffer, and nothing is submitted.
 
-use crate::io::driver::{DriverHandle, Op, Operation};
+use crate::io::driver::{Op, Operation};
 use crate::io::op;
 
 /// The future of [`File::read_at`](super::File::read_at).
@@ -20,7 +20,7 @@ pub type WriteVectoredAt<V> = Op<op::fs::WriteVectoredAt<V>>;
 #[track_caller]
 pub(super) fn transfer<T: Operation>(operation: T, refusal: Option<std::io::Error>) -> Op<T> {
     match refusal {
-        None => Op::new(operation, &DriverHandle::current()),
+        None => Op::here(operation),
         Some(error) => Op::refused(operation, error),
     }
 }

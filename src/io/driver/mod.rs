@@ -332,28 +332,32 @@ pub(crate) const fn fits_inline<T: PlatformOp<D>, D: Driver>() -> bool {
 fn release<T: PlatformOp<D>, D: Driver>(driver: &DriverHandle, token: Token) {
     let (operation, completion) = {
         let core = &mut *driver.0.core.borrow_mut();
-        let payload = core.slab.take::<Payload<T, D>>(token);
-        let (mut payload, yields, answer) = payload.expect("only a finished operation is released");
+        let (yields, answer) = core.slab.answer(token).expect("only a finished operation is released");
         let completion = core.own(yields, answer);
-        payload.operation.decode(&mut payload.block, &completion);
         core.abandoned += 1;
         core.descriptors_reclaimed += u64::from(matches!(completion.resource, Resource::Descriptor(_)));
-        (payload.operation, completion)
+        (take::<T, D>(&mut core.slab, token, &completion), completion)
     };
     operation.abandon(completion);
 }
 
-/// Takes an operation out of its slot, decoded, if it is finished.
+/// Takes a finished operation out of its slot, decoded.
 #[inline]
-fn take<T: PlatformOp<D>, D: Driver>(
+fn take<T: PlatformOp<D>, D: Driver>(slab: &mut StableSlab, token: Token, completion: &Completion) -> T {
+    let mut payload = slab.take::<Payload<T, D>>(token);
+    payload.operation.decode(&mut payload.block, completion);
+    payload.operation
+}
+
+/// [`take`], with the backend named by a reference to it.
+#[inline]
+fn take_from<T: PlatformOp<D>, D: Driver>(
+    _: &D,
     slab: &mut StableSlab,
-    driver: &mut D,
     token: Token,
-) -> Option<(T, Completion)> {
-    let (mut payload, yields, answer) = slab.take::<Payload<T, D>>(token)?;
-    let completion = driver.own(yields, answer);
-    payload.operation.decode(&mut payload.block, &completion);
-    Some((payload.operation, completion))
+    completion: &Completion,
+) -> T {
+    take::<T, D>(slab, token, completion)
 }
 
 /// A worker's driver, as futures and I/O objects hold it.
@@ -365,7 +369,21 @@ pub(crate) struct DriverHandle(Rc<DriverCell>);
 pub(crate) struct WeakDriver(Weak<DriverCell>);
 
 impl WeakDriver {
+    /// The driver of the worker that runs on this thread.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub(crate) fn current() -> WeakDriver {
+        match CURRENT.with(|current| current.borrow().as_ref().map(DriverHandle::downgrade)) {
+            Some(driver) => driver,
+            None => no_worker(),
+        }
+    }
+
     /// The driver, unless it has ended and everybody has let go of it.
+    #[inline]
     pub(crate) fn upgrade(&self) -> Option<DriverHandle> {
         self.0.upgrade().map(DriverHandle)
     }
@@ -481,9 +499,7 @@ impl DriverHandle {
     pub(crate) fn current() -> DriverHandle {
         match DriverHandle::try_current() {
             Some(driver) => driver,
-            None => panic!(
-                "no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task"
-            ),
+            None => no_worker(),
         }
     }
 
@@ -498,6 +514,7 @@ impl DriverHandle {
     ///
     /// The operation and why it did not start: what `pre_alloc` or the encoding said, too many operations in flight, or
     /// a driver that has ended.
+    #[inline]
     pub(crate) fn submit<T: Operation>(
         &self,
         mut operation: T,
@@ -512,20 +529,32 @@ impl DriverHandle {
         }
         let core = &mut *self.0.core.borrow_mut();
         let slab = &mut core.slab;
+        if !slab.has_room() {
+            return Err((operation, exhausted_error()));
+        }
         on_backend!(&mut core.backend, driver => submit_on(slab, driver, operation, multishot, waiter))
     }
 
-    /// Takes the answer of a finished operation, or keeps `cx` to wake later.
+    /// Takes a finished operation and its answer, and makes the caller's result of them, which may run user code; or keeps `cx` to
+    /// wake later.
     #[inline]
-    pub(crate) fn poll_op<T: Operation>(&self, token: Token, cx: &Context<'_>) -> Poll<(T, Completion)> {
-        {
-            let core = &mut *self.0.core.borrow_mut();
-            if let Some(answer) =
-                on_backend!(&mut core.backend, driver => take(&mut core.slab, driver, token))
-            {
-                return Poll::Ready(answer);
-            }
+    pub(crate) fn poll_op<T: Operation, R>(
+        &self,
+        token: Token,
+        cx: &Context<'_>,
+        finish: impl FnOnce(T, Completion) -> R,
+    ) -> Poll<R> {
+        let mut borrow = self.0.core.borrow_mut();
+        let core = &mut *borrow;
+        if let Some((yields, answer)) = core.slab.answer(token) {
+            let completion = core.own(yields, answer);
+            let operation: T = on_backend!(
+                &core.backend, driver => take_from(driver, &mut core.slab, token, &completion)
+            );
+            drop(borrow);
+            return Poll::Ready(finish(operation, completion));
         }
+        drop(borrow);
         self.set_waiter(token, cx);
         Poll::Pending
     }
@@ -547,8 +576,10 @@ impl DriverHandle {
         if let Some((yields, item)) = core.slab.pop_item(token) {
             return Some((None, core.own(yields, item)));
         }
-        let (operation, completion) =
-            on_backend!(&mut core.backend, driver => take(&mut core.slab, driver, token))?;
+        let (yields, answer) = core.slab.answer(token)?;
+        let completion = core.own(yields, answer);
+        let operation =
+            on_backend!(&core.backend, driver => take_from(driver, &mut core.slab, token, &completion));
         Some((Some(operation), completion))
     }
 
@@ -813,7 +844,8 @@ impl fmt::Debug for DriverHandle {
     }
 }
 
-/// Inserts, encodes and queues an operation on one backend.
+/// Inserts, encodes and queues an operation on one backend, whose slab has room.
+#[inline]
 fn submit_on<T: PlatformOp<D>, D: Driver>(
     slab: &mut StableSlab,
     driver: &mut D,
@@ -828,10 +860,7 @@ fn submit_on<T: PlatformOp<D>, D: Driver>(
         descriptor: operation.descriptor().map(Descriptor::name),
     };
     let payload = Payload::<T, D> { block: T::Block::default(), operation };
-    let (token, payload) = match slab.insert(payload, &Payload::<T, D>::TYPE, about, waiter) {
-        Ok(inserted) => inserted,
-        Err(payload) => return Err((payload.operation, exhausted_error())),
-    };
+    let (token, payload) = slab.insert(payload, &Payload::<T, D>::TYPE, about, waiter);
     match payload.operation.encode(&mut payload.block, driver) {
         Ok(entry) => {
             driver.submit(slab, token, entry);
@@ -839,6 +868,11 @@ fn submit_on<T: PlatformOp<D>, D: Driver>(
         }
         Err(error) => Err((slab.withdraw::<Payload<T, D>>(token).operation, error)),
     }
+}
+
+#[track_caller]
+fn no_worker() -> ! {
+    panic!("no Veloq worker on this thread; call this inside `Runtime::block_on` or a spawned task")
 }
 
 fn closed_error() -> io::Error {

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::waiter::Waiter;
 use super::{Completion, Descriptor, DriverHandle, Operation, Token, WeakDriver, closed_error};
@@ -100,15 +100,18 @@ impl<T: Operation> InFlight<T> {
     /// The answer, once.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<T::Output> {
-        self.poll_answer(cx).map(|(operation, completion)| operation.into_output(completion))
+        self.poll_with(cx, T::into_output)
     }
 
+    /// The same, with the result made by `finish`.
     #[inline]
-    fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<(T, Completion)> {
+    fn poll_with<R>(&mut self, cx: &Context<'_>, finish: impl FnOnce(T, Completion) -> R) -> Poll<R> {
         let token = self.token.expect(POLLED_AFTER_READY);
-        let answer = ready!(self.driver.upgrade().expect(ENDED).poll_op::<T>(token, cx));
-        self.token = None;
-        Poll::Ready(answer)
+        let driver = self.driver.upgrade().expect(ENDED);
+        driver.poll_op(token, cx, |operation, completion| {
+            self.token = None;
+            finish(operation, completion)
+        })
     }
 
     /// Asks the kernel to cancel the operation, and keeps waiting for its answer.
@@ -172,6 +175,17 @@ impl<T: Operation> Op<T> {
         Op { state: State::Unsubmitted(operation, driver.downgrade()), timed_out: false }
     }
 
+    /// The future of `operation` on the driver of the worker that runs on this thread.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn here(operation: T) -> Op<T> {
+        Op { state: State::Unsubmitted(operation, WeakDriver::current()), timed_out: false }
+    }
+
     /// The future of an operation that Veloq can see to be wrong: it gives the error, and the buffer, without submitting.
     pub(crate) fn refused(operation: T, error: io::Error) -> Op<T> {
         Op { state: State::Refused(operation, error), timed_out: false }
@@ -206,11 +220,13 @@ impl<T: Operation> Future for Op<T> {
         let this = &mut *self;
         // The usual case first, and without moving the state: it has room for the whole operation.
         if let State::Submitted(submitted) = &mut this.state {
-            let (operation, mut completion) = ready!(submitted.poll_answer(cx));
-            if this.timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
-                completion.result = Err(io::ErrorKind::TimedOut.into());
-            }
-            return Poll::Ready(operation.into_output(completion));
+            let timed_out = this.timed_out;
+            return submitted.poll_with(cx, |operation, mut completion| {
+                if timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
+                    completion.result = Err(io::ErrorKind::TimedOut.into());
+                }
+                operation.into_output(completion)
+            });
         }
         match std::mem::replace(&mut this.state, State::Finished) {
             State::Unsubmitted(operation, driver) => {

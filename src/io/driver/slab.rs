@@ -238,19 +238,29 @@ impl StableSlab {
         self.stale
     }
 
-    /// Puts `payload` into a free slot, queued, or gives it back if the slab is full. Its stable address comes for encoding; the
-    /// reference must end before the kernel sees the entry.
+    /// Whether there is room for one more operation.
+    #[inline]
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.free_head != NO_SLOT || self.grow()
+    }
+
+    /// Puts `payload` into a free slot, queued. Its stable address comes for encoding; the reference must end before the kernel
+    /// sees the entry. (What does not fit is refused before, by [`has_room`](Self::has_room): a payload that may come back would
+    /// be moved once more.)
+    ///
+    /// # Panics
+    ///
+    /// If there is no room.
+    #[inline]
     pub(crate) fn insert<P: 'static>(
         &mut self,
         payload: P,
         payload_type: &'static PayloadType,
         about: About,
         waiter: Option<Waiter>,
-    ) -> Result<(Token, &mut P), P> {
+    ) -> (Token, &mut P) {
         debug_assert_eq!(payload_type.id, TypeId::of::<P>());
-        if self.free_head == NO_SLOT && !self.grow() {
-            return Err(payload);
-        }
+        assert!(self.has_room(), "a full slab refuses before");
         let index = self.free_head;
         let head = &mut self.heads[index as usize];
         let State::Free { next } = head.state else { panic!("slot {index} on the free list is not free") };
@@ -277,7 +287,7 @@ impl StableSlab {
                 &mut **room.cast::<Box<P>>()
             }
         };
-        Ok((token, payload))
+        (token, payload)
     }
 
     /// The kernel can see it now.
@@ -327,7 +337,9 @@ impl StableSlab {
             }
         }
         self.in_flight -= usize::from(terminal);
-        self.woken.extend(head.waiter.take());
+        if let Some(waiter) = head.waiter.take() {
+            self.woken.push(waiter);
+        }
     }
 
     /// Takes the next multishot operation that had as many items waiting as it may when it was last answered, and has them
@@ -378,16 +390,27 @@ impl StableSlab {
         self.head(token).is_some_and(|head| matches!(head.state, State::Done(_)))
     }
 
-    /// Takes a finished operation out and frees its slot. `None` if it is not finished.
+    /// The answer of a finished operation, and what it yields; [`take`](Self::take) comes next.
+    #[inline]
+    pub(crate) fn answer(&mut self, token: Token) -> Option<(Yields, Answer)> {
+        let head = self.head(token)?;
+        let State::Done(answer) = head.state else { return None };
+        Some((head.about.yields, answer))
+    }
+
+    /// Takes a finished operation out and frees its slot.
     ///
     /// # Panics
     ///
-    /// If it is not a `P`, which is an error of ours.
-    pub(crate) fn take<P: 'static>(&mut self, token: Token) -> Option<(P, Yields, Answer)> {
-        let head = self.head(token)?;
-        let State::Done(answer) = head.state else { return None };
-        let yields = head.about.yields;
-        Some((self.vacate::<P>(token), yields, answer))
+    /// If it is not finished, or is not a `P`: both are errors of ours.
+    #[inline]
+    pub(crate) fn take<P: 'static>(&mut self, token: Token) -> P {
+        let head = &self.heads[token.index() as usize];
+        assert!(
+            matches!(head.state, State::Done(_)) && head.generation == token.generation(),
+            "a slot is taken only after its terminal answer"
+        );
+        self.vacate::<P>(token)
     }
 
     /// Takes back an operation that the kernel never saw: its encoding failed.
@@ -507,6 +530,7 @@ impl StableSlab {
     }
 
     /// Moves the value out of its slot and frees the slot, which is occupied.
+    #[inline]
     fn vacate<P: 'static>(&mut self, token: Token) -> P {
         let room = self.room(token.index());
         let head = &mut self.heads[token.index() as usize];
@@ -522,11 +546,13 @@ impl StableSlab {
         unsafe { if is_inline::<P>() { room.cast::<P>().read() } else { *room.cast::<Box<P>>().read() } }
     }
 
+    #[inline]
     fn head(&mut self, token: Token) -> Option<&mut Head> {
         live(&mut self.heads, token)
     }
 
     /// The room of a slot, at the alignment of a [`Payload`].
+    #[inline]
     fn room(&self, index: u32) -> *mut Payload {
         let page = &self.pages[(index / SLOTS_PER_PAGE) as usize];
         page[(index % SLOTS_PER_PAGE) as usize].0.get().cast()
@@ -565,6 +591,7 @@ impl StableSlab {
 }
 
 /// The head of the slot that a token names, unless its operation is gone.
+#[inline]
 fn live(heads: &mut [Head], token: Token) -> Option<&mut Head> {
     let head = heads.get_mut(token.index() as usize)?;
     let live = head.generation == token.generation() && !matches!(head.state, State::Free { .. });

@@ -14,7 +14,7 @@ pub mod misc;
 pub mod net;
 
 use crate::io::buf::{BufResult, FixedBuf, IoBufMut, IoBufMutVec, IoBufVec};
-use crate::io::driver::{Completion, DriverHandle, Op, Operation};
+use crate::io::driver::{Completion, Op, Operation};
 
 /// The most bytes one operation transfers: what Linux calls `MAX_RW_COUNT`, 2^31 less a page.
 pub(crate) const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
@@ -26,6 +26,7 @@ pub(crate) fn transfer_len(len: usize) -> u32 {
 }
 
 /// Gives a buffer back with what was read into it.
+#[inline]
 pub(crate) fn filled<B: IoBufMut>(mut buf: B, completion: Completion) -> BufResult<usize, B> {
     let result = completion.into_bytes();
     if let Ok(read) = result {
@@ -63,7 +64,7 @@ pub(crate) fn copy_of<V: IoBufVec>(bufs: &V, bytes: usize) -> FixedBuf {
 /// Starts an operation on the driver of the worker that runs on this thread.
 #[track_caller]
 pub(crate) fn start<T: Operation>(operation: T) -> Op<T> {
-    Op::new(operation, &DriverHandle::current())
+    Op::here(operation)
 }
 
 /// Declares that types are operations; nothing outside this crate can.
