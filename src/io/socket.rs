@@ -235,7 +235,8 @@ impl Socket {
     #[inline]
     fn receive<B: IoBufMut>(&self, buf: B, flags: i32, kept: fn(B, usize) -> FixedBuf) -> net::Recv<B> {
         self.stash.receive_begins();
-        net::Recv { fd: Rc::clone(&self.fd), buf, flags, stash: Some(Rc::clone(&self.stash)), kept }
+        let (fd, stash) = (Rc::clone(&self.fd), Some(Rc::clone(&self.stash)));
+        net::Recv { fd, buf, flags, waits: flags == 0 && self.stash.is_drained(), stash, kept }
     }
 }
 
@@ -718,12 +719,12 @@ impl<B: IoBuf> Write<B> {
 
     /// The same for a socket of another kind.
     pub(crate) fn to(fd: &SharedDescriptor, driver: &DriverHandle, buf: B) -> Write<B> {
-        Write(Op::new(net::Send { fd: Rc::clone(fd), buf, flags: 0, zero_copy: false }, driver))
+        Write(Op::new(net::Send { fd: Some(Rc::clone(fd)), buf, flags: 0, zero_copy: false }, driver))
     }
 
     /// The same without a copy of the bytes.
     pub(crate) fn zero_copy(socket: &Socket, buf: B) -> Write<B> {
-        let fd = Rc::clone(&socket.fd);
+        let fd = Some(Rc::clone(&socket.fd));
         Write(Op::new(net::Send { fd, buf, flags: message::WAIT_ALL, zero_copy: true }, &socket.driver))
     }
 }
@@ -806,7 +807,7 @@ impl<B: IoBuf> Future for WriteAll<B> {
                 }
                 // The kernel itself goes on after a part, so that one round is the rule.
                 let send = net::Send {
-                    fd: Rc::clone(&this.socket.fd),
+                    fd: Some(Rc::clone(&this.socket.fd)),
                     buf: buf.slice(this.sent..end),
                     flags: message::WAIT_ALL,
                     zero_copy: false,

@@ -30,6 +30,7 @@ use crate::os::error;
 pub(crate) struct Stash<T = FixedBuf> {
     chunks: RefCell<VecDeque<io::Result<T>>>,
     receiving: Cell<bool>,
+    drained: Cell<bool>,
     waiter: RefCell<Option<Waiter>>,
     has_reader: Cell<bool>,
 }
@@ -113,6 +114,7 @@ impl<T> Default for Stash<T> {
         Stash {
             chunks: RefCell::new(VecDeque::new()),
             receiving: Cell::new(false),
+            drained: Cell::new(false),
             waiter: RefCell::new(None),
             has_reader: Cell::new(false),
         }
@@ -135,6 +137,16 @@ impl<T> Stash<T> {
         if let Some(waiter) = waiter {
             waiter.wake();
         }
+    }
+
+    /// Notes whether the receive that is over took all that was there.
+    pub(crate) fn set_drained(&self, drained: bool) {
+        self.drained.set(drained);
+    }
+
+    /// Whether the last receive took all that was there.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.get()
     }
 
     /// Waits until no plain receive is with the driver.

@@ -302,9 +302,8 @@ impl TcpStream {
     /// more); for small ones, and over loopback, where the kernel copies in the end, [`write`](Self::write) is faster. A buffer of
     /// [`veloq::alloc`](crate::alloc) is registered already; the pages of any other are pinned for each call.
     ///
-    /// Dropping the future leaves the buffer with the kernel until it has let go of it, and the connection open so long, even if the
-    /// stream is dropped, too: that is until the peer has read, or is given up. Where peers may stop reading, end such a
-    /// connection with [`shutdown`](Self::shutdown).
+    /// Dropping the future leaves the buffer with the kernel until it has let go of it: that is until the peer has read, or is given
+    /// up. The connection is not kept so long.
     ///
     /// ```
     /// # use veloq::net::{TcpListener, TcpStream};

@@ -607,6 +607,24 @@ fn a_megabyte_comes_back_through_either_call() {
     });
 }
 
+/// A buffer that the peer's reading holds up must not hold the descriptor as well: the connection would stay open behind its owner's
+/// back. Who else holds it shows in `into_std`, which refuses then.
+#[test]
+fn a_dropped_zero_copy_write_keeps_its_buffer_and_not_its_connection() {
+    run(async {
+        let (stream, _silent) = pair().await;
+        let driver = DriverHandle::current();
+        let occupied = driver.occupied();
+        // More than the peer's window takes. Some are dropped before the first of their two answers, some between the two.
+        for turns in [0, 4].repeat(8) {
+            let _ = within(turns, stream.write_zero_copy(vec![7; 64 << 10])).await;
+        }
+        let refused = stream.into_std().await.map(drop);
+        assert!(refused.is_ok(), "{refused:?}");
+        assert!(driver.occupied() > occupied, "void: the kernel has let go of all buffers");
+    });
+}
+
 // The network reads the buffer after the call has said how much it took. If the buffer came back with the first answer, what the
 // program writes to it next would be sent; here it overwrites each buffer as soon as it has it.
 #[test]

@@ -180,7 +180,8 @@ fn operations_of_several_workers_are_dropped_and_torn_down_without_a_trace() {
             let received = Rc::new(Cell::new(0usize));
             for round in 0u64..30 {
                 let buf = vec![7u8; 16];
-                let send = Op::new(Send { fd: Rc::clone(&ours), buf, flags: 0, zero_copy: false }, &driver);
+                let send =
+                    Op::new(Send { fd: Some(Rc::clone(&ours)), buf, flags: 0, zero_copy: false }, &driver);
                 let sent = crate::spawn_local(send);
                 // The other worker's message keeps it busy while this one's operations are in flight.
                 let ping = spawn_to(WorkerId::new(1), async move || round);
@@ -192,6 +193,7 @@ fn operations_of_several_workers_are_dropped_and_torn_down_without_a_trace() {
                         fd: Rc::clone(&theirs),
                         buf: Vec::with_capacity(8),
                         flags: 0,
+                        waits: false,
                         stash: Some(Rc::clone(&stash)),
                         kept,
                     };
@@ -218,8 +220,14 @@ fn operations_of_several_workers_are_dropped_and_torn_down_without_a_trace() {
                 stash.receive_begins();
                 let kept = crate::io::op::net::kept_whole::<Vec<u8>>;
                 let fd = Rc::clone(&theirs);
-                let recv =
-                    Recv { fd, buf: Vec::with_capacity(64), flags: 0, stash: Some(Rc::clone(&stash)), kept };
+                let recv = Recv {
+                    fd,
+                    buf: Vec::with_capacity(64),
+                    flags: 0,
+                    waits: false,
+                    stash: Some(Rc::clone(&stash)),
+                    kept,
+                };
                 match Op::new(recv, &driver).await.0.expect("the pipe ends in order") {
                     0 => break,
                     bytes => received.set(received.get() + bytes),

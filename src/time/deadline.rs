@@ -78,7 +78,7 @@ mod tests {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let fd = Rc::new(Descriptor::Os(ours.into()));
         let kept = |_, _| panic!("nobody abandons it");
-        let recv = Recv { fd, buf: Vec::with_capacity(77), flags: 0, stash: None, kept };
+        let recv = Recv { fd, buf: Vec::with_capacity(77), flags: 0, waits: false, stash: None, kept };
         let (received, buf) = start(recv).deadline(Duration::from_millis(5)).await;
         assert_eq!(received.expect_err("nothing was sent").kind(), io::ErrorKind::TimedOut);
         assert_eq!(buf.capacity(), 77);

@@ -13,6 +13,8 @@ pub(crate) struct Answer {
     pub(crate) result: Result<u32, i32>,
     /// As [`Completion::more`].
     pub(crate) more: bool,
+    /// As [`Completion::drained`].
+    pub(crate) drained: bool,
     /// What the backend calls the buffer that came along, if one did.
     pub(crate) buffer: Option<u16>,
 }
@@ -20,12 +22,13 @@ pub(crate) struct Answer {
 impl Answer {
     /// The terminal answer of an operation that was removed before the kernel saw it.
     pub(crate) fn cancelled() -> Answer {
-        Answer { result: Err(crate::os::error::CANCELLED), more: false, buffer: None }
+        Answer { result: Err(crate::os::error::CANCELLED), more: false, drained: false, buffer: None }
     }
 
     /// The answer, and what came with it.
     pub(crate) fn with(self, resource: Resource) -> Completion {
-        Completion { result: self.result.map_err(io::Error::from_raw_os_error), more: self.more, resource }
+        let Answer { result, more, drained, .. } = self;
+        Completion { result: result.map_err(io::Error::from_raw_os_error), more, drained, resource }
     }
 }
 
@@ -36,6 +39,8 @@ pub struct Completion {
     pub result: io::Result<u32>,
     /// Whether more answers to the same operation will follow. Only one without `more` frees the operation's slot.
     pub more: bool,
+    /// Whether the system says that this was all there is for now: the next receive will have to wait.
+    pub drained: bool,
     /// The buffer or descriptor that the kernel gave. Dropping it returns or closes it.
     pub resource: Resource,
 }
@@ -54,7 +59,7 @@ pub enum Resource {
 impl Completion {
     /// A terminal answer that the kernel did not give: the operation never reached it.
     pub(crate) fn failed(error: io::Error) -> Completion {
-        Completion { result: Err(error), more: false, resource: Resource::None }
+        Completion { result: Err(error), more: false, drained: false, resource: Resource::None }
     }
 
     /// The answer as a count of bytes.

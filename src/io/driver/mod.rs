@@ -63,7 +63,7 @@ pub(crate) use uring::Unparker;
 use crate::io::buf::{BufPool, ChunkChange, FixedBuf, Pool};
 use crate::io::socket::Receivers;
 use crate::sync::Arc;
-use slab::{Abandon, About, Notice, PayloadType, StableSlab};
+use slab::{Abandon, About, LetGo, Notice, PayloadType, StableSlab};
 use thread_pool::{ThreadPool, ThreadPoolConfig};
 use waiter::Waiter;
 
@@ -317,6 +317,12 @@ macro_rules! on_backend {
 pub(crate) struct Payload<T: PlatformOp<D>, D: Driver> {
     block: T::Block,
     operation: T,
+}
+
+impl<T: PlatformOp<D>, D: Driver> LetGo for Payload<T, D> {
+    fn let_go(&mut self) {
+        self.operation.let_go();
+    }
 }
 
 impl<T: PlatformOp<D>, D: Driver> Payload<T, D> {

@@ -50,6 +50,10 @@ pub trait OpLifecycle: super::sealed::Sealed + Sized + 'static {
         usize::MAX
     }
 
+    /// Lets go of what the kernel has no more use for after the first of two answers, when nobody waits for the second.
+    /// Called while the driver is borrowed: no user code.
+    fn let_go(&mut self) {}
+
     /// Makes the caller's result.
     fn into_output(self, completion: Completion) -> Self::Output;
 

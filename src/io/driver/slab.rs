@@ -52,15 +52,37 @@ pub(crate) struct PayloadType {
     id: TypeId,
     /// Finishes an abandoned operation whose terminal completion is in its slot.
     release: fn(&DriverHandle, Token),
+    /// Has the operation let go of what the kernel needs no more between two answers.
+    let_go: unsafe fn(*mut Payload),
     /// Drops the payload where it lies.
     drop: unsafe fn(*mut Payload),
 }
 
 impl PayloadType {
     /// Describes `P`. `release` is called once, with no borrow held, for an abandoned `P` that has its answer.
-    pub(crate) const fn of<P: 'static>(kind: &'static str, release: fn(&DriverHandle, Token)) -> PayloadType {
-        PayloadType { kind, id: TypeId::of::<P>(), release, drop: drop_payload::<P> }
+    pub(crate) const fn of<P: LetGo + 'static>(
+        kind: &'static str,
+        release: fn(&DriverHandle, Token),
+    ) -> PayloadType {
+        PayloadType { kind, id: TypeId::of::<P>(), release, let_go: let_go::<P>, drop: drop_payload::<P> }
     }
+}
+
+/// A payload that is abandoned between two answers.
+pub(crate) trait LetGo {
+    /// Lets go of what the kernel needs no more. It reads, until the second answer, what the payload's buffer points to, and
+    /// nothing in the payload itself.
+    fn let_go(&mut self);
+}
+
+/// # Safety
+///
+/// As [`drop_payload`], but for this: the kernel may still use the memory that the payload points to.
+unsafe fn let_go<P: LetGo>(room: *mut Payload) {
+    // SAFETY: the caller vouches for a live `P`, or a box of one; the kernel has no business in the payload itself any more.
+    let payload =
+        unsafe { if is_inline::<P>() { &mut *room.cast::<P>() } else { &mut **room.cast::<Box<P>>() } };
+    payload.let_go();
 }
 
 /// # Safety
@@ -330,7 +352,10 @@ impl StableSlab {
                 self.notices.push(Notice::Release(token));
                 return;
             }
-            State::Abandoned => return self.notices.push(Notice::Discard(head.about.yields, answer)),
+            State::Abandoned => {
+                self.notices.push(Notice::Discard(head.about.yields, answer));
+                return self.let_go(token);
+            }
             State::Answered(_) | State::Done(_) | State::Free { .. } => {
                 self.stale += 1;
                 return self.notices.push(Notice::Discard(head.about.yields, answer));
@@ -340,6 +365,16 @@ impl StableSlab {
         if let Some(waiter) = head.waiter.take() {
             self.woken.push(waiter);
         }
+    }
+
+    /// Has an abandoned operation that was answered, and will be answered again, let go of what the kernel needs no more.
+    fn let_go(&mut self, token: Token) {
+        let room = self.room(token.index());
+        let Some(head) = self.head(token).filter(|head| !head.about.multishot) else { return };
+        let let_go = head.payload_type.expect("an occupied slot knows its payload").let_go;
+        // SAFETY: the slot is occupied by this type; the slab is borrowed exclusively, and of an operation with two answers the
+        // kernel uses after the first only the memory that its buffer points to.
+        unsafe { let_go(room) };
     }
 
     /// Takes the next multishot operation that had as many items waiting as it may when it was last answered, and has them
@@ -429,8 +464,13 @@ impl StableSlab {
         let yields = head.about.yields;
         let items = std::mem::take(&mut head.items);
         let next = match head.state {
-            State::Armed | State::Answered(_) => {
+            State::Armed => {
                 head.state = State::Abandoned;
+                Abandon::Cancel
+            }
+            State::Answered(_) => {
+                head.state = State::Abandoned;
+                self.let_go(token);
                 Abandon::Cancel
             }
             State::Queued => {

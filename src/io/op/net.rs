@@ -85,6 +85,8 @@ pub struct Recv<B> {
     pub(crate) buf: B,
     /// `recv(2)` flags.
     pub(crate) flags: i32,
+    /// Whether nothing is expected to be there yet: a kernel that would try first waits first.
+    pub(crate) waits: bool,
     /// Where bytes go that nobody waits for; `None` where they may be lost.
     pub(crate) stash: Option<Rc<Stash>>,
     /// What goes there, of a buffer and the number of bytes that were received into it: [`kept_whole`], or
@@ -139,7 +141,8 @@ pub struct RecvFrom<B> {
 /// Sends one buffer.
 #[derive(Debug)]
 pub struct Send<B> {
-    pub(crate) fd: SharedDescriptor,
+    /// `None` once the kernel has sent, and nobody waits to hear that it has let go of the buffer.
+    pub(crate) fd: Option<SharedDescriptor>,
     pub(crate) buf: B,
     /// `send(2)` flags.
     pub(crate) flags: i32,
@@ -257,6 +260,7 @@ impl<B: IoBufMut> OpLifecycle for Recv<B> {
 
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {
         if let Some(stash) = &self.stash {
+            stash.set_drained(completion.drained);
             stash.receive_ended();
         }
         filled(self.buf, completion)
@@ -374,12 +378,24 @@ impl<B: IoBufMut> OpLifecycle for RecvFrom<B> {
     }
 }
 
+impl<B> Send<B> {
+    /// What it is sent to.
+    pub(crate) fn target(&self) -> &Descriptor {
+        self.fd.as_ref().expect("it is let go only after the kernel has sent")
+    }
+}
+
 impl<B: IoBuf> OpLifecycle for Send<B> {
     type Output = BufResult<usize, B>;
     const KIND: &'static str = "send";
 
     fn descriptor(&self) -> Option<&Descriptor> {
-        Some(&self.fd)
+        self.fd.as_deref()
+    }
+
+    /// The buffer stays, the connection need not: it may be the peer's reading that the kernel waits for.
+    fn let_go(&mut self) {
+        self.fd = None;
     }
 
     fn into_output(self, completion: Completion) -> BufResult<usize, B> {

@@ -121,7 +121,7 @@ struct Reply {
 
 impl Reply {
     fn of(result: Result<u32, i32>, more: bool, buffer: Option<u16>) -> Reply {
-        Reply { answer: Answer { result, more, buffer }, received: Vec::new(), peer: None }
+        Reply { answer: Answer { result, more, drained: false, buffer }, received: Vec::new(), peer: None }
     }
 
     fn done() -> Reply {

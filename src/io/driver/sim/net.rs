@@ -130,7 +130,7 @@ unsafe impl<B: IoBuf> PlatformOp<SimDriver> for Send<B> {
 
     fn encode(&mut self, (): &mut (), driver: &mut SimDriver) -> io::Result<Request> {
         let from = vec![content(self.buf.io_ptr(), self.buf.io_len())];
-        Ok(Request::Send { socket: driver.target(&self.fd)?, from, zero_copy: self.zero_copy })
+        Ok(Request::Send { socket: driver.target(self.target())?, from, zero_copy: self.zero_copy })
     }
 }
 

@@ -103,7 +103,7 @@ impl Rig {
     }
 
     fn recv<B: IoBufMut>(&self, fd: &SharedDescriptor, buf: B) -> Op<Recv<B>> {
-        self.op(Recv { fd: Rc::clone(fd), buf, flags: 0, stash: None, kept: kept_whole })
+        self.op(Recv { fd: Rc::clone(fd), buf, flags: 0, waits: false, stash: None, kept: kept_whole })
     }
 
     fn recv_many(&self, fd: &SharedDescriptor) -> Multishot<RecvMany> {
@@ -111,7 +111,7 @@ impl Rig {
     }
 
     fn send<B: IoBuf>(&self, fd: &SharedDescriptor, buf: B) -> Op<Send<B>> {
-        self.op(Send { fd: Rc::clone(fd), buf, flags: 0, zero_copy: false })
+        self.op(Send { fd: Some(Rc::clone(fd)), buf, flags: 0, zero_copy: false })
     }
 
     /// Sends all of `bytes`, in as many pieces as it takes.

@@ -36,7 +36,7 @@ fn a_zero_copy_send_keeps_its_buffer_until_the_kernel_lets_go() {
         let rig = Rig::sim(&DriverConfig::default(), seed, Faults::SOME);
         let yard = Graveyard::default();
         let (one, other) = rig.pair();
-        let zero_copy = |buf| Send { fd: Rc::clone(&one), buf, flags: 0, zero_copy: true };
+        let zero_copy = |buf| Send { fd: Some(Rc::clone(&one)), buf, flags: 0, zero_copy: true };
         let mut send = rig.op(zero_copy(yard.buf(64)));
         assert!(poll_once(&mut send).is_pending());
         let mut early = Vec::new();
@@ -194,6 +194,7 @@ fn the_loser_of_a_select_loses_no_bytes() {
                 fd: Rc::clone(&slow),
                 buf: Vec::with_capacity(64),
                 flags: 0,
+                waits: false,
                 stash: Some(Rc::clone(&stash)),
                 kept: kept_whole,
             });

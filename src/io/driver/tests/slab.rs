@@ -5,10 +5,14 @@ use std::rc::Rc;
 
 use super::{Faults, Graveyard, PATIENCE, Rig, on_every_backend, poll_once};
 use crate::io::buf::{FixedBuf, IoBuf};
-use crate::io::driver::slab::{Abandon, About, Notice, PayloadType, StableSlab};
+use crate::io::driver::slab::{Abandon, About, LetGo, Notice, PayloadType, StableSlab};
 use crate::io::driver::{Answer, DriverConfig, Token, Yields};
 use crate::io::op::misc::Nop;
 use crate::io::op::net::RecvVectored;
+
+impl LetGo for u64 {
+    fn let_go(&mut self) {}
+}
 
 static NUMBER: PayloadType = PayloadType::of::<u64>("number", |_, _| ());
 
@@ -16,7 +20,7 @@ static ABOUT: About =
     About { multishot: false, items_max: usize::MAX, yields: Yields::Number, descriptor: None };
 
 fn answer(number: u32) -> Answer {
-    Answer { result: Ok(number), more: false, buffer: None }
+    Answer { result: Ok(number), more: false, drained: false, buffer: None }
 }
 
 /// What is to be done outside the slab's borrow.

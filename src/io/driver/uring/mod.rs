@@ -371,6 +371,7 @@ impl UringDriver {
                     let answer = Answer {
                         result: u32::try_from(entry.result()).map_err(|_| -entry.result()),
                         more: cqueue::more(entry.flags()),
+                        drained: !cqueue::sock_nonempty(entry.flags()),
                         buffer: cqueue::buffer_select(entry.flags()),
                     };
                     if answer.result == Err(libc::ENOBUFS) && slab.yields(token) == Yields::Buffer {

@@ -21,6 +21,9 @@ use crate::io::op::transfer_len;
 /// Parts of one vectored call at most: Linux's `UIO_MAXIOV`.
 pub(super) const PARTS_MAX: usize = 1024;
 
+/// `IORING_RECVSEND_POLL_FIRST`: do not try before there is something.
+const POLL_FIRST: u16 = 1;
+
 /// An address that the kernel fills in.
 pub(crate) struct Address {
     storage: SockAddrStorage,
@@ -184,8 +187,9 @@ unsafe impl<B: IoBufMut> PlatformOp<UringDriver> for Recv<B> {
 
     fn encode(&mut self, (): &mut (), driver: &mut UringDriver) -> io::Result<squeue::Entry> {
         let (address, len) = (self.buf.io_mut_ptr(), transfer_len(self.buf.io_capacity()));
+        let ioprio = if self.waits { POLL_FIRST } else { 0 };
         Ok(on_target!(driver.target(&self.fd)?, fd => {
-            opcode::Recv::new(fd, address, len).flags(self.flags).build()
+            opcode::Recv::new(fd, address, len).flags(self.flags).ioprio(ioprio).build()
         }))
     }
 }
@@ -258,12 +262,12 @@ unsafe impl<B: IoBuf> PlatformOp<UringDriver> for Send<B> {
         let flags = self.flags | libc::MSG_NOSIGNAL;
         if self.zero_copy {
             let index = driver.fixed_index(self.buf.registration());
-            return Ok(on_target!(driver.target(&self.fd)?, fd => {
+            return Ok(on_target!(driver.target(self.target())?, fd => {
                 opcode::SendZc::new(fd, address, len).buf_index(index).flags(flags).build()
             }));
         }
         Ok(
-            on_target!(driver.target(&self.fd)?, fd => opcode::Send::new(fd, address, len).flags(flags).build()),
+            on_target!(driver.target(self.target())?, fd => opcode::Send::new(fd, address, len).flags(flags).build()),
         )
     }
 }
