@@ -6,7 +6,8 @@
 //!
 //! **Goes.** Short commands may have long replies. So a batch runs in *goes*: when its replies have come to [`REPLIES`] it goes
 //! back as it is, the replies that can be sent are sent and [released](Batch::release), and it comes again for the rest.
-//! What the sender said is [one go](Batch::begin_go) is never cut.
+//! What the sender said is [one go](Batch::begin_go) is never cut. It goes back, too, when what it changes is too much for the
+//! [log](Shard::is_behind): a COPY of a few bytes may journal a value of 64 MiB.
 
 use crate::{
     command::Command,
@@ -85,14 +86,15 @@ impl Batch {
     }
 
     /// Runs what has not run yet, in order, on the shard it was made for: all of it, or a part that has [`REPLIES`] bytes of
-    /// replies.
+    /// replies, or nothing while the shard is behind.
     pub fn run(&mut self, shard: &mut Shard, journal: &mut Journal) {
         let ran = self.ends.len();
         let mut before = ran.checked_sub(1).map(|last| &self.heads[last]);
         for head in &self.heads[ran..] {
             let same_go = before.is_some_and(|before| before.go == head.go);
             // Beyond the second bound the connection will be closed, and nobody wants the rest.
-            if !same_go && self.replies.len() >= REPLIES || self.replies.len() > shard.output_max {
+            let enough = self.replies.len() >= REPLIES || shard.is_behind(journal);
+            if !same_go && enough || self.replies.len() > shard.output_max {
                 break;
             }
             let start = before.map_or(0, |before| before.spans);
@@ -168,7 +170,12 @@ pub const REPLIES: usize = 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{command::lookup, db::Keyspace, limits::Limits, resp::Protocol};
+    use crate::{
+        command::lookup,
+        db::Keyspace,
+        limits::{BACKLOG_MAX, Limits},
+        resp::Protocol,
+    };
 
     #[test]
     fn each_reply_has_the_number_of_its_command() {
@@ -190,6 +197,48 @@ mod tests {
             );
             batch.clear();
         }
+    }
+
+    // What could go wrong: short commands that journal long values fill the memory, or a frame, before the log has any of it.
+    #[test]
+    fn a_batch_that_journals_much_comes_in_several_goes_and_never_cuts_one() {
+        let keyspace = Keyspace::new(1, 1);
+        let mut shard = Shard::new(0, keyspace.clone(), &Limits::default());
+        let (mut batch, mut journal) = (Batch::new(), Journal::new());
+        let call = Call { db: 0, protocol: Protocol::Resp2, now: 1 };
+        let value = vec![b'v'; BACKLOG_MAX / 4];
+        let words: [&[u8]; 3] = [b"SET", b"k", &value];
+        batch.push(lookup(b"set").expect("listed"), words.into_iter(), keyspace.hash(b"k"), call);
+        for i in 1..=20 {
+            batch.begin_go(i / 2);
+            let words: [&[u8]; 4] = [b"COPY", b"k", b"to", b"REPLACE"];
+            batch.push(lookup(b"copy").expect("listed"), words.into_iter(), keyspace.hash(b"k"), call);
+        }
+        let mut runs = 0;
+        while !batch.is_done() {
+            batch.run(&mut shard, &mut journal);
+            assert!(journal.len() < 2 * BACKLOG_MAX);
+            let ran = (0..batch.len()).take_while(|&i| batch.has_reply(i)).count();
+            assert!(ran % 2 == 0 || ran == batch.len(), "a go is whole");
+            // While it is behind it takes nothing; read-only it changes nothing, and need not wait.
+            batch.run(&mut shard, &mut journal);
+            assert_eq!((0..batch.len()).take_while(|&i| batch.has_reply(i)).count(), ran);
+            journal = Journal::new();
+            runs += 1;
+        }
+        assert!((4..8).contains(&runs), "{runs}");
+        batch.clear();
+        journal.push(&crate::log::Record::Set {
+            db: 0,
+            key: b"",
+            value: &[0; BACKLOG_MAX + 1],
+            expire_at: 0,
+        });
+        shard.read_only = Some("why".to_owned());
+        let words: [&[u8]; 2] = [b"STRLEN", b"to"];
+        batch.push(lookup(b"strlen").expect("listed"), words.into_iter(), keyspace.hash(b"to"), call);
+        batch.run(&mut shard, &mut journal);
+        assert!(batch.is_done());
     }
 
     // What could go wrong: a client that has once sent a long pipeline, or a large value, holds its memory for ever.

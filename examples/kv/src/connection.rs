@@ -30,6 +30,7 @@ use veloq::net::WriteAll;
 
 use crate::batch::{Batch, REPLIES};
 use crate::command::{self, Command, Rejection};
+use crate::limits;
 use crate::node::{Client, Node, Refused, State, add, now_ms, now_us};
 use crate::plan::{Merge, Route, route};
 use crate::resp::{Args, Encoder, Parser, ProtocolError};
@@ -109,7 +110,7 @@ enum Owed {
 enum Pause {
     /// All complete requests were run.
     Input,
-    /// There is enough to send.
+    /// There is enough to send, or to write.
     Output,
     /// What is owed must be settled before the next command.
     Barrier,
@@ -192,7 +193,11 @@ impl Connection {
             }
             let more = match pause {
                 Pause::Input => false,
-                Pause::Output | Pause::Barrier => true,
+                Pause::Output => {
+                    self.node.room().await;
+                    true
+                }
+                Pause::Barrier => true,
                 Pause::Close => return Ok(None),
                 Pause::Broken(error) => {
                     error.encode(&mut self.out);
@@ -226,8 +231,6 @@ impl Connection {
         let now = now_ms();
         self.client.active.set(now);
         let node = Rc::clone(&self.node);
-        // A log that cannot be written makes the shard read-only.
-        let failure = node.persist().and_then(|persist| persist.failure());
         let Connection { session, parser, out, holes, batches, spare, .. } = self;
         let State { shard, journal, gate } = &mut *node.state.borrow_mut();
         let mut push = |batches: &mut Vec<Option<Batch>>,
@@ -244,7 +247,7 @@ impl Connection {
         let mut commands = 0;
         let mut at = 0;
         let pause = loop {
-            if out.len() >= SEND_AT {
+            if out.len() >= SEND_AT || shard.is_behind(journal) {
                 break Pause::Output;
             }
             let frame = match parser.parse(&data[at..]) {
@@ -271,11 +274,6 @@ impl Connection {
                     continue;
                 }
             };
-            if let Some(failure) = failure.as_ref().filter(|_| command.is_write()) {
-                misconfigured(failure, &mut Encoder::new(out, session.protocol));
-                at += len;
-                continue;
-            }
             let call = session.call(now);
             match route(command, &args, &node.keyspace, session.db) {
                 Route::Shard { shard: to, hash }
@@ -439,7 +437,7 @@ impl Connection {
         self.holes.clear();
         self.out.clear();
         let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
-        misconfigured(refused, &mut encoder);
+        limits::misconfigured(refused, &mut encoder);
         self.ended = true;
     }
 
@@ -575,11 +573,6 @@ impl Connection {
         self.spare_out = out;
         sent
     }
-}
-
-/// Says that the log cannot be written, as Redis words it.
-fn misconfigured(why: &dyn std::fmt::Display, out: &mut Encoder<'_>) {
-    out.error(format!("MISCONF Errors writing to the AOF file: {why}"));
 }
 
 /// Whether a connection goes on.

@@ -74,6 +74,11 @@ impl Shard {
         if command.denied_when_full() && self.is_full() {
             return limits::out_of_memory(&mut out);
         }
+        if let Some(why) = &self.read_only
+            && command.is_write()
+        {
+            return limits::misconfigured(why, &mut out);
+        }
         let mut run = Run { shard: self, command, args, hash, call, out, journal };
         if let Err(fault) = run.run() {
             fault.encode(&mut run.out);

@@ -35,6 +35,15 @@ impl Default for Limits {
 /// What a client is told that comes when there are [`Limits::clients_max`] others.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 
+/// Bytes of records that a worker may have for the next frame of its log before its clients wait: one value of the largest size.
+/// What one request adds may come on top.
+pub const BACKLOG_MAX: usize = 64 * 1024 * 1024;
+
+/// Answers a write when the log cannot be written, as Redis words it.
+pub(crate) fn misconfigured(why: &dyn std::fmt::Display, out: &mut Encoder<'_>) {
+    out.error(format!("MISCONF Errors writing to the AOF file: {why}"));
+}
+
 /// Answers a write when memory is used up.
 pub(crate) fn out_of_memory(out: &mut Encoder<'_>) {
     out.error("OOM command not allowed when used memory > 'maxmemory'.");

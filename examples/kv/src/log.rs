@@ -346,7 +346,8 @@ impl Writer {
     /// Makes a frame of the journal's records, of which there are some. The journal goes on in `spare`, a vector to reuse.
     ///
     /// # Panics
-    /// If there are 4 GiB of records: limits on requests end far below.
+    /// If there are 4 GiB of records: a shard takes no commands when there are [`BACKLOG_MAX`](crate::limits::BACKLOG_MAX), and no
+    /// request adds 2 GiB.
     #[must_use]
     pub fn seal(&mut self, journal: &mut Journal, mut spare: Vec<u8>) -> Frame {
         spare.clear();

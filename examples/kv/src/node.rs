@@ -224,12 +224,20 @@ impl Node {
         persist.durable(persist.ticket()).await.map_err(|error| Refused(error.to_string()))
     }
 
+    /// Waits while the shard is [behind](Shard::is_behind).
+    pub async fn room(&self) {
+        if let Some(persist) = self.persist.get() {
+            persist.room().await;
+        }
+    }
+
     /// Runs work on a shard, this worker's or another's, and waits for its result.
     ///
     /// # Errors
     /// If what it changed is not safe, or the server is stopping.
     pub async fn work(self: &Rc<Node>, shard: u32, work: Work) -> Answer {
         if shard == self.index {
+            self.room().await;
             let worked = self.offer(work);
             let worked = worked.await.map_err(|_| stopping())?;
             return self.commit().await.map(|()| worked);
@@ -283,6 +291,7 @@ impl Node {
     /// Does what another node has sent. Answers when all of it that the gate lets through is done and safe; what must wait
     /// for a transaction is answered by itself, later: the transaction's own step may be in the same message.
     async fn receive(self: &Rc<Self>, works: Vec<Work>) -> Vec<Received> {
+        self.room().await;
         let offered: Vec<_> = works.into_iter().map(|work| self.offer(work)).collect();
         let answer = |mut worked: oneshot::Receiver<Worked>| match worked.try_recv() {
             Ok(Some(worked)) => Received::Done(Ok(worked)),

@@ -22,7 +22,8 @@
 //!
 //! With `everysec` a task of its own syncs, a second after the last sync or later, and never beside another sync. With `no`
 //! the system writes when it likes. Then [`Persist::durable`] is ready at once, unless [`BACKLOG_MAX`] bytes wait to be
-//! written: a disk that is slower than the clients slows them down and does not fill the memory.
+//! written: a disk that is slower than the clients slows them down and does not fill the memory. Nor does a shard take commands, with
+//! any policy, while so much is journalled for the next frame ([`Persist::room`]): a pipeline of COPYs is short, and its records are not.
 //!
 //! **Room.** A sync of a file that grew must also write the file's new length and extents, through the file system's
 //! journal. So with `always` the file is filled with zeros ahead of the frames, [`ROOM`] bytes at a time, by a task of its own, until
@@ -34,8 +35,8 @@
 //! # When the disk fails
 //!
 //! A *write* that fails (no space) acknowledges nothing. All who wait get the error; the frame is kept and
-//! written again each second, at the same place. [`Persist::failure`] says meanwhile that the shard is read-only:
-//! who serves refuses writes before they run. What was in memory then is seen by reads, though not on the
+//! written again each second, at the same place. The shard is read-only meanwhile: it refuses writes before they run,
+//! whichever worker's clients they come from. What was in memory then is seen by reads, though not on the
 //! disk: their clients were told. Once the write succeeds, all is as before.
 //!
 //! A *sync* that fails is final: the kernel may have dropped what it could not write, and a later sync would succeed without
@@ -68,6 +69,7 @@ use veloq::spawn_local;
 use veloq::task::JoinHandle;
 use veloq::time::{Instant, sleep, sleep_until};
 
+use crate::limits::BACKLOG_MAX;
 use crate::log::{Corrupt, FileName, Frame, Writer};
 use crate::node::State;
 use compaction::Compaction;
@@ -81,10 +83,6 @@ pub const ROOM: u64 = ZEROS.len() as u64;
 /// How much room there should be. A burst of large values may go through it; then their frames make the file grow, which
 /// is slower and as right.
 pub const ROOM_AHEAD: u64 = 4 * ROOM;
-
-/// Bytes that may wait to be written before writers wait too, when they do not wait for the sync anyway: one value of the
-/// largest size, as [`Limits`](crate::limits::Limits) has it.
-pub const BACKLOG_MAX: u64 = 64 * 1024 * 1024;
 
 /// A frame's memory is used for the next one up to this size; what one huge value took goes back.
 const SPARE_MAX: usize = 1024 * 1024;
@@ -322,14 +320,38 @@ impl Persist {
                 self.told.set(self.told.get().max(ticket.0));
                 return Poll::Ready(Err(error));
             }
-            let waker = cx.waker();
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.iter().any(|(other, known)| *other == ticket && known.will_wake(waker)) {
-                waiting.push((ticket, waker.clone()));
-            }
+            self.wait(ticket, cx.waker());
             Poll::Pending
         })
         .await
+    }
+
+    /// Waits while the shard is [behind](crate::shard::Shard::is_behind).
+    ///
+    /// # Panics
+    /// If the state is mutably borrowed.
+    pub async fn room(&self) {
+        poll_fn(|cx| {
+            let is_behind = {
+                let state = self.state.borrow();
+                state.shard.is_behind(&state.journal)
+            };
+            if !is_behind {
+                return Poll::Ready(());
+            }
+            // When the frame under way is written, the next takes all that is journalled.
+            self.wait(Ticket(self.sealed.get()), cx.waker());
+            self.wake();
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn wait(&self, ticket: Ticket, waker: &Waker) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|(other, known)| *other == ticket && known.will_wake(waker)) {
+            waiting.push((ticket, waker.clone()));
+        }
     }
 
     /// Says that the journal got records. Cheap when the committer knows already.
@@ -339,7 +361,7 @@ impl Persist {
         }
     }
 
-    /// Why the shard is read-only, while it is: refuse writes with it, before they run.
+    /// Why nothing can be promised, while that is so: the shard is read-only then.
     #[must_use]
     pub fn failure(&self) -> Option<PersistError> {
         match &*self.health.borrow() {
@@ -392,7 +414,7 @@ impl Persist {
         let in_memory = match self.opened.fsync() {
             Fsync::Always => 0,
             Fsync::Everysec | Fsync::No if self.failure().is_some() => 0,
-            Fsync::Everysec | Fsync::No => BACKLOG_MAX,
+            Fsync::Everysec | Fsync::No => BACKLOG_MAX as u64,
         };
         ticket.0 <= self.covered() + in_memory
     }
@@ -501,7 +523,7 @@ impl Persist {
             let Err(error) = written else {
                 let failing = matches!(*self.health.borrow(), Health::Failing(_));
                 if failing {
-                    self.health.replace(Health::Good);
+                    self.set_health(Health::Good);
                     eprintln!("kv: {} can be written again", path.display());
                 }
                 return Ok(bytes);
@@ -512,7 +534,7 @@ impl Persist {
             }
             let error = PersistError::io("write", &path)(error);
             self.lost()?;
-            if let Health::Good = self.health.replace(Health::Failing(error.clone())) {
+            if let Health::Good = self.set_health(Health::Failing(error.clone())) {
                 eprintln!("kv: {error}; this shard is read-only until it can be written");
             }
             self.notify();
@@ -559,9 +581,16 @@ impl Persist {
     /// Notes that nothing can be promised any more, and lets everybody know.
     fn lose(&self, error: PersistError) -> PersistError {
         eprintln!("kv: {error}; this shard is read-only until the server starts again");
-        self.health.replace(Health::Lost(error.clone()));
+        self.set_health(Health::Lost(error.clone()));
         self.notify();
         error
+    }
+
+    /// Notes whether anything can be promised, and has the shard refuse writes if not. Gives what was so before.
+    fn set_health(&self, health: Health) -> Health {
+        let before = self.health.replace(health);
+        self.state.borrow_mut().shard.read_only = self.failure().map(|error| error.to_string());
+        before
     }
 
     /// Notes how far the current log is safe.

@@ -5,7 +5,7 @@
 
 use crate::{
     db::{Db, Keyspace, Millis, NEVER, SEGMENTS, Segment},
-    limits::Limits,
+    limits::{BACKLOG_MAX, Limits},
     log::{Journal, Record},
     resp::Protocol,
 };
@@ -29,6 +29,8 @@ pub struct Shard {
     /// than there are in all databases.
     pub(crate) garbage: Vec<Segment>,
     pub(crate) stats: Stats,
+    /// Why writes are refused, while the log cannot be written.
+    pub(crate) read_only: Option<String>,
     random: u64,
 }
 
@@ -84,6 +86,7 @@ impl Shard {
             dbs: (0..DATABASES).map(|_| Db::new(shards)).collect(),
             garbage: Vec::new(),
             stats: Stats::default(),
+            read_only: None,
             random: keyspace.seed() | 1,
             keyspace,
         }
@@ -99,6 +102,13 @@ impl Shard {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.memory_max > 0 && self.used() > self.memory_max
+    }
+
+    /// Whether so much is journalled that commands must wait until the log has it. (What is read-only adds nothing.)
+    #[inline]
+    #[must_use]
+    pub fn is_behind(&self, journal: &Journal) -> bool {
+        journal.len() > BACKLOG_MAX && self.read_only.is_none()
     }
 
     /// What it has counted.

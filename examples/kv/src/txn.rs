@@ -77,6 +77,7 @@ struct Found {
 pub struct Answer {
     found: Vec<Option<Found>>,
     full: bool,
+    read_only: Option<String>,
 }
 
 impl Step {
@@ -97,7 +98,7 @@ impl Step {
             shard.replay(&record);
             journal.push(&record);
         }
-        Answer { found, full: shard.is_full() }
+        Answer { found, full: shard.is_full(), read_only: shard.read_only.clone() }
     }
 }
 
@@ -207,6 +208,7 @@ pub struct Transaction {
     /// Filled once all are held: what to write, by shard, in order.
     writes: VecDeque<(u32, Vec<Write>)>,
     full: bool,
+    read_only: Option<String>,
     reply: Vec<u8>,
 }
 
@@ -249,7 +251,8 @@ impl Transaction {
         shards.dedup();
         let replace = copy.is_some_and(|copy| copy.replace);
         let (writes, reply) = (VecDeque::new(), Vec::new());
-        Self { id, command, call, replace, keys, shards, held: 0, writes, full: false, reply }
+        let (full, read_only) = (false, None);
+        Self { id, command, call, replace, keys, shards, held: 0, writes, full, read_only, reply }
     }
 
     /// Takes the answer to the last step (none at first) and gives the next one, and the shard that it is for.
@@ -260,6 +263,7 @@ impl Transaction {
             let asked = self.keys.iter_mut().filter(|key| key.shard == shard);
             asked.zip(answer.found).for_each(|(key, found)| key.found = found);
             self.full |= answer.full;
+            self.read_only = self.read_only.take().or(answer.read_only);
             self.held += 1;
             if self.held == self.shards.len() {
                 self.decide();
@@ -303,6 +307,7 @@ impl Transaction {
         let (source, target) = (&self.keys[0], &self.keys[1]);
         match self.command.id {
             _ if self.full && self.command.denied_when_full() => limits::out_of_memory(out),
+            _ if let Some(why) = &self.read_only => limits::misconfigured(why, out),
             Id::MSetNx => {
                 let free = self.keys.iter().all(|key| key.found.is_none());
                 if free {
@@ -474,6 +479,27 @@ mod tests {
         assert_eq!(world.run(&format!("SET {a} 1")), "+OK\r\n");
         let refused = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
         assert_eq!(world.run(&format!("COPY {a} {b}")), refused);
+        assert_eq!(world.run(&format!("RENAME {a} {b}")), "+OK\r\n");
+    }
+
+    // What could go wrong: a shard whose log cannot be written is asked by another worker, and runs the write all the same.
+    #[test]
+    fn a_shard_that_is_read_only_refuses_writes_from_anywhere() {
+        let mut world = World::new(&Limits::default());
+        let [a, b] = [0, 3].map(|shard| world.key(shard, 0));
+        assert_eq!(world.run(&format!("SET {a} 1")), "+OK\r\n");
+        for read_only in [0, 3] {
+            world.shards[read_only].0.read_only = Some("why".to_owned());
+            let writes = [format!("RENAME {a} {b}"), format!("COPY {a} {b}"), format!("MSETNX {a} 1 {b} 2")];
+            let own = [&a, &b][usize::from(read_only == 3)];
+            for write in writes.into_iter().chain([format!("SET {own} 2"), format!("DEL {own}")]) {
+                let refused = "-MISCONF Errors writing to the AOF file: why\r\n";
+                assert_eq!(world.run(&write), refused, "{write}");
+            }
+            world.shards[read_only].0.read_only = None;
+        }
+        assert!(world.shards.iter().all(|(_, gate, journal)| gate.is_open() && journal.len() < 100));
+        assert_eq!(world.run(&format!("GET {a}")), "$1\r\n1\r\n");
         assert_eq!(world.run(&format!("RENAME {a} {b}")), "+OK\r\n");
     }
 

@@ -312,6 +312,52 @@ fn a_broken_request_behind_a_pipeline_is_the_last_that_is_answered() {
     }
 }
 
+// What could go wrong: while the log cannot be written a shard runs what other workers' clients want written, or closes those who
+// only read; afterwards shards that a refused transaction held are held for ever.
+#[test]
+fn a_disk_that_refuses_makes_all_shards_read_only_until_it_takes_writes_again() {
+    let dir = empty_dir();
+    let server = Process::start(dir.path(), &["--workers", "2", "--fsync", "no"]);
+    let keyspace = keyspace(dir.path());
+    let key = |worker| keys_of(&keyspace, worker, "key").next().expect("there are many");
+    let keys = [&key(0), &key(1)];
+    let mut c = server.client();
+    for key in keys {
+        assert_eq!(c.set(key, "before"), Ok(()));
+    }
+    for _ in 0..3 {
+        // Files cannot grow: for the server that is as good as a full disk.
+        let unlimited = server.limit_files(Some(0));
+        for key in keys {
+            // What is found out by a write is told to the next.
+            until("the write is refused", || {
+                cmd("SET").arg(key).arg("during").query::<()>(&mut server.client()).is_err()
+            });
+        }
+        let mut clients: Vec<_> = (0..6).map(|_| server.client()).collect();
+        for c in &mut clients {
+            for (from, to) in [(keys[0], keys[1]), (keys[1], keys[0])] {
+                let text = cmd("RENAME").arg(from).arg(to).query::<()>(c).expect_err("no space").to_string();
+                assert!(text.contains("MISCONF"), "{text}");
+            }
+            for key in keys {
+                cmd("APPEND").arg(key).arg("during").query::<()>(c).expect_err("no space");
+                let value: String = c.get(key).expect("a reader goes on");
+                assert!(!value.is_empty());
+            }
+        }
+        server.limit_files(unlimited);
+        for c in &mut clients {
+            for key in keys {
+                until("it is written again", || c.set(key, "after") == Ok(()));
+            }
+        }
+        assert_eq!(c.mget(&keys), Ok(["after", "after"].map(str::to_owned).to_vec()));
+    }
+    let (status, said) = server.stop();
+    assert!(status.success(), "{said}");
+}
+
 // What could go wrong: replies of another worker are kept until all of a batch are there, so a short pipeline of long
 // values takes the memory of all others.
 #[test]
@@ -333,6 +379,32 @@ fn a_pipeline_of_large_values_is_answered_without_holding_all_of_them() {
     }
     let peak = peak_memory_kib(&server);
     assert!(peak < 400 * 1024, "600 MiB were answered, twice, with {peak} KiB");
+}
+
+// What could go wrong: a few bytes journal a large value, and a short pipeline of them takes all memory, or a frame has more than one
+// can have.
+#[test]
+fn a_pipeline_of_copies_waits_for_the_log() {
+    let dir = empty_dir();
+    let server = Process::start(dir.path(), &["--workers", "2", "--fsync", "no"]);
+    let mut c = server.client();
+    let keyspace = keyspace(dir.path());
+    let value = vec![b'x'; 8 * MEBIBYTE];
+    for worker in 0..2 {
+        let mut keys = keys_of(&keyspace, worker, "large");
+        let (from, to) = (&keys.next().expect("there are many"), &keys.next().expect("there are many"));
+        assert_eq!(c.set(from, &value), Ok(()));
+        let mut pipeline = pipe();
+        for _ in 0..80 {
+            pipeline.cmd("COPY").arg(from).arg(to).arg("REPLACE");
+            pipeline.cmd("STRLEN").arg(to);
+        }
+        for replies in raw(&mut c, &pipeline).chunks(2) {
+            assert_eq!(replies, [Value::Int(1), Value::Int(i64::try_from(value.len()).expect("few"))]);
+        }
+    }
+    let peak = peak_memory_kib(&server);
+    assert!(peak < 450 * 1024, "640 MiB were journalled, twice, with {peak} KiB");
 }
 
 // ---- Many clients -----------------------------------------------------------------------------------------------------

@@ -402,12 +402,15 @@ async fn a_disk_that_is_full_acknowledges_nothing_and_recovers() {
             }
         }
         assert!(persist.failure().is_some());
+        let refuses = || rig.shards[0].0.borrow().shard.read_only.is_some();
+        assert!(refuses());
         persist.durable(persist.ticket()).await.expect("who only reads is not refused");
         rig.put("later", "1").await.expect_err("still no space");
         persist.log.borrow_mut().file = file;
         while persist.failure().is_some() {
             veloq::time::sleep(Duration::from_millis(10)).await;
         }
+        assert!(!refuses());
         rig.put("after", "1").await.expect("there is space again");
         let contents = rig.contents();
         drop(persist);
@@ -457,13 +460,38 @@ async fn writers_wait_when_too_much_is_to_be_written() {
         future.poll(&mut Context::from_waker(Waker::noop()))
     };
     assert!(poll(pin!(persist.durable(persist.ticket()))).is_ready());
-    for _ in 0..BACKLOG_MAX / (1024 * 1024) {
+    for _ in 0..BACKLOG_MAX / value.len() {
         rig.set("key", &value);
     }
     let mut durable = pin!(persist.durable(persist.ticket()));
     assert!(poll(durable.as_mut()).is_pending());
     durable.await.expect("written");
     rig.stop().await;
+}
+
+// What could go wrong: who waits for room is never told of it, or takes it for room that the disk refuses writes.
+#[veloq::test]
+async fn a_shard_that_is_behind_has_room_again_when_the_log_has_what_it_journalled() {
+    for fsync in [Fsync::Always, Fsync::Everysec, Fsync::No] {
+        let dir = temp();
+        let rig = Rig::open(dir.path(), 1, fsync).await.expect("empty");
+        let (state, persist) = &rig.shards[0];
+        let value = "x".repeat(16 * 1024 * 1024);
+        for round in 0..3 {
+            for _ in 0..=BACKLOG_MAX / value.len() {
+                rig.set("key", &value);
+            }
+            let is_behind = || state.borrow().shard.is_behind(&state.borrow().journal);
+            assert!(is_behind());
+            // One waits before the committer has begun, the other meets it at work.
+            let mut room = pin!(persist.room());
+            assert!(room.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "{round}");
+            persist.room().await;
+            assert!(!is_behind(), "{fsync} {round}");
+            room.await;
+        }
+        rig.stop().await;
+    }
 }
 
 #[veloq::test]

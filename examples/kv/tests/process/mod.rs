@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use kv::db::Keyspace;
 use kv::log::{MANIFEST, Manifest};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// How long anything may take before a test fails rather than hangs: a debug build on a busy machine has moved 64 MiB by then.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,7 +49,9 @@ impl Process {
     /// Starts a server, which may refuse.
     #[expect(clippy::zombie_processes, reason = "dropping a `Process` waits")]
     pub(crate) fn try_start(dir: &Path, options: &[&str]) -> Result<Process, Refused> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kv"))
+        // By a shell that has it ignore the signal that says that a file is too large: see `limit_files`.
+        let mut child = Command::new("sh")
+            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kv")])
             .args(["--bind", "127.0.0.1:0", "--dir"])
             .arg(dir)
             .args(options)
@@ -106,6 +108,12 @@ impl Process {
         socket.set_read_timeout(Some(PATIENCE)).expect("an option");
         socket.set_write_timeout(Some(PATIENCE)).expect("an option");
         socket
+    }
+
+    /// Bounds the size of the files that it may write, and gives the bound before.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) -> Option<u64> {
+        let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is our child").current
     }
 
     /// Sends a signal.
