@@ -8,7 +8,7 @@
 //!   worker (its Watch)                              watchdog, four times per threshold
 //!   a turn begins:  turn := odd number              the same odd number as at the last looks, for longer than the threshold?
 //!   it parks:       turn := even number             ask: state := ASKED, and a signal to the worker's thread
-//!   a task is polled: polled := its header                        │
+//!                                                                 │
 //!   (signal handler) ASKED? copy registers, stack, ◀──────────────┘
 //!                    the task's number and label; state := TAKEN ─▶ find the frames in the copy, name them, report
 //! ```
@@ -21,8 +21,6 @@
 //! 64 KiB, and nothing else; a system call that the signal interrupts is begun again by the kernel, or fails with `EINTR` where calls
 //! do that.
 
-#![expect(unsafe_code, reason = "looks, from a signal handler, at the task that is being polled")]
-
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -30,7 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::shared::Shared;
-use super::task::{Label, Polled, PolledHere, TaskId};
+use super::task::{Label, TaskId, interrupted};
 use super::worker_id::WorkerId;
 use crate::os::{
     Frame, INTERRUPT_SIGNAL, Interruptible, Registers, handle_interrupts, interrupt, monotonic_ns,
@@ -136,8 +134,6 @@ pub(crate) struct Watch {
     /// What the system calls the worker's thread; 0 while there is none.
     thread: AtomicI32,
     state: AtomicU8,
-    /// Polls by this worker leave their task here.
-    polled: Arc<Polled>,
     taken: Mutex<Taken>,
 }
 
@@ -164,7 +160,6 @@ impl Watch {
             turn: AtomicU64::new(0),
             thread: AtomicI32::new(0),
             state: AtomicU8::new(QUIET),
-            polled: Arc::default(),
             taken: Mutex::new(taken),
         })
     }
@@ -181,11 +176,12 @@ impl Watch {
 
     /// Lets the calling thread, the worker's, be asked where it is.
     pub(crate) fn enter(self: &Arc<Watch>) -> Watched {
-        let polled = self.polled.enter();
+        // The handler asks for the running task. If that were to be this thread's first look, it might have to allocate the place.
+        let _none = interrupted();
         let watch = Arc::clone(self);
         let interruptible = Interruptible::new(Box::new(move |registers| watch.on_interrupt(registers)));
         self.thread.store(interruptible.thread(), Release);
-        Watched { watch: Arc::clone(self), _polled: polled, _interruptible: interruptible }
+        Watched { watch: Arc::clone(self), _interruptible: interruptible }
     }
 
     /// Runs in the signal handler (the module's text says what it may do). Whether the signal was the watchdog's.
@@ -200,8 +196,7 @@ impl Watch {
         taken.words = registers.copy_stack(&mut taken.stack);
         // An answer that was too late may lie there still, and must not be dropped here: that could free memory.
         if taken.task.is_none() {
-            // SAFETY: this runs in the signal handler of the thread that entered.
-            taken.task = unsafe { self.polled.task() };
+            taken.task = interrupted();
         }
         // Release: pairs with the Acquire of `ask`, and publishes nothing that the lock does not.
         self.state.store(TAKEN, Release);
@@ -250,7 +245,6 @@ impl fmt::Debug for Watch {
 /// While it lives, its thread answers the watchdog.
 pub(crate) struct Watched {
     watch: Arc<Watch>,
-    _polled: PolledHere,
     _interruptible: Interruptible,
 }
 

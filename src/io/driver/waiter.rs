@@ -13,8 +13,10 @@
     reason = "a hand-written vtable, as in std's RawWaker, but single-threaded and counted"
 )]
 
-use std::cell::Cell;
 use std::fmt;
+use std::ptr;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicPtr, compiler_fence};
 use std::task::{Context, RawWakerVTable, Waker};
 
 /// What a runtime supplies so that the I/O layer can hold and wake its tasks without knowing them.
@@ -50,8 +52,17 @@ impl RawWaiter {
 }
 
 thread_local! {
-    /// The task that is being polled on this thread, if any.
-    static RUNNING: Cell<Option<RawWaiter>> = const { Cell::new(None) };
+    /// The task that is being polled on this thread, or null: a local variable of `run_as`. A signal handler may look at it, so it is
+    /// one word, and changes in one piece.
+    static RUNNING: AtomicPtr<RawWaiter> = const { AtomicPtr::new(ptr::null_mut()) };
+}
+
+/// The task that is being polled on this thread.
+fn now_running() -> Option<RawWaiter> {
+    // Relaxed, here and below: it is this thread's own.
+    let running = RUNNING.with(|running| running.load(Relaxed));
+    // SAFETY: `run_as` took care that what is there is in place before, and until after, its address is.
+    unsafe { running.as_ref() }.copied()
 }
 
 /// Polls (in `poll`) the task that `task` names, so that operations in it can wait as that task.
@@ -63,19 +74,30 @@ thread_local! {
 /// worker.
 pub(crate) unsafe fn run_as<R>(task: RawWaiter, poll: impl FnOnce() -> R) -> R {
     /// Puts the outer task back even if `poll` unwinds.
-    struct Restore(Option<RawWaiter>);
+    struct Restore(*mut RawWaiter);
     impl Drop for Restore {
         fn drop(&mut self) {
-            RUNNING.set(self.0);
+            put(self.0);
         }
     }
-    let _restore = Restore(RUNNING.replace(Some(task)));
+    /// Says who is being polled, to the code that this thread goes on with and to whoever interrupts it.
+    fn put(task: *mut RawWaiter) {
+        // A signal handler of this thread sees the thread's memory as the compiler ordered its changes: the one to the address comes
+        // after what it points to was written, and before that place is used for something else.
+        compiler_fence(SeqCst);
+        RUNNING.with(|running| running.store(task, Relaxed));
+        compiler_fence(SeqCst);
+    }
+    let mut task = task;
+    let _restore = Restore(RUNNING.with(|running| running.load(Relaxed)));
+    put(&raw mut task);
     poll()
 }
 
-/// The data pointer of the task that is being polled on this thread, if one is and its functions are `vtable`.
+/// The data pointer of the task that is being polled on this thread, if one is and its functions are `vtable`. A signal handler may
+/// ask for the task that it has interrupted.
 pub(crate) fn running(vtable: &'static WaiterVTable) -> Option<*const ()> {
-    RUNNING.get().filter(|task| std::ptr::eq(task.vtable, vtable)).map(|task| task.data)
+    now_running().filter(|task| std::ptr::eq(task.vtable, vtable)).map(|task| task.data)
 }
 
 /// The one to tell when an operation has its answer. Neither `Send` nor `Sync`.
@@ -89,7 +111,7 @@ pub(crate) enum Waiter {
 impl Waiter {
     /// The waiter that stands for `cx`.
     pub(crate) fn of(cx: &Context<'_>) -> Waiter {
-        match RUNNING.get() {
+        match now_running() {
             Some(task) if task.is_waker(cx.waker()) => {
                 // SAFETY: `run_as` vouches for `task` until its poll returns, and we are inside that poll.
                 unsafe { (task.vtable.retain)(task.data) };

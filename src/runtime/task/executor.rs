@@ -25,6 +25,7 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 
+use super::cells::{Cells, Room};
 use super::join::JoinHandle;
 use super::label::{Class, Label};
 use super::raw::{self, Shared, TaskRef, drop_quietly};
@@ -41,7 +42,7 @@ use crate::sync::{Arc, Cell, mutant, per_thread};
 pub(crate) struct Executor {
     mailbox: Arc<Mailbox>,
     phase: Cell<Phase>,
-    /// Whether a task is being polled or dropped by `run_one`; that does not nest.
+    /// Whether tasks are being run; that does not nest.
     busy: Cell<bool>,
     /// The ready queue: where the next poll comes from, and where the next wake goes.
     foreground: ReadyQueue,
@@ -60,8 +61,8 @@ pub(crate) struct Executor {
     /// rings for them any more.
     overflow: Cell<bool>,
     random: RefCell<Rng>,
-    /// The mailboxes of tasks that are no more: the next ones take them over, so that the count need not change.
-    spare: RefCell<Vec<Arc<Mailbox>>>,
+    /// Memory for the next tasks.
+    cells: Cells,
 }
 
 /// Whether tasks are accepted.
@@ -92,15 +93,35 @@ pub(crate) struct TaskCounters {
     pub(crate) wakes_remote: u64,
 }
 
-per_thread! {
-    /// The `Executor` that is entered on this thread. No destructor, so wakers can look at any time.
-    static CURRENT: std::cell::Cell<*const Executor> = std::cell::Cell::new(ptr::null());
+/// Who is entered on a thread: the executor and its mailbox; both null if none is.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    executor: *const Executor,
+    mailbox: *const Mailbox,
 }
 
-/// The `Executor` that is entered on this thread, or null.
-fn current() -> *const Executor {
-    // A thread of a model that has ended has none.
-    CURRENT.try_with(std::cell::Cell::get).unwrap_or(ptr::null())
+impl Current {
+    const NONE: Current = Current { executor: ptr::null(), mailbox: ptr::null() };
+
+    fn of(executor: &Executor) -> Current {
+        Current { executor, mailbox: &raw const *executor.mailbox }
+    }
+
+    /// Who is entered on this thread.
+    fn get() -> Current {
+        // A thread of a model that has ended has none.
+        CURRENT.try_with(std::cell::Cell::get).unwrap_or(Current::NONE)
+    }
+
+    /// Enters this one, and says who was entered before.
+    fn replace(self) -> Current {
+        CURRENT.with(|current| current.replace(self))
+    }
+}
+
+per_thread! {
+    /// The `Executor` that is entered on this thread. No destructor, so wakers can look at any time.
+    static CURRENT: std::cell::Cell<Current> = std::cell::Cell::new(Current::NONE);
 }
 
 impl Executor {
@@ -128,16 +149,13 @@ impl Executor {
             wakes_remote: Cell::new(0),
             overflow: Cell::new(false),
             random,
-            // All its room from the start: a task may be freed by a wake, which allocates nothing.
-            spare: RefCell::new(Vec::with_capacity(SPARE_MAX)),
+            cells: Cells::new(),
         })
     }
 
     /// Makes these the tasks of this thread until the guard is dropped.
     pub(crate) fn enter(self: &Rc<Executor>) -> Entered {
-        let outer = current();
-        CURRENT.with(|current| current.set(Rc::as_ptr(self)));
-        Entered { local: Rc::clone(self), outer }
+        Entered { local: Rc::clone(self), outer: Current::of(self).replace() }
     }
 
     /// Calls `f` with the `Executor` that is entered on this thread. `None` if none is.
@@ -145,17 +163,12 @@ impl Executor {
         // SAFETY: whoever put the pointer there keeps the `Executor` until it has taken the pointer away again: `Entered` by
         // its `Rc`, which it leaks rather than dropping it out of order, and `close` by its own borrow. That is later than
         // the end of `f`, since both are on this thread and `f` is called on top of them.
-        unsafe { current().as_ref() }.map(f)
+        unsafe { Current::get().executor.as_ref() }.map(f)
     }
 
-    /// Calls `f` with the entered `Executor` if it is the one that owns the task, which is pinned and not Fresh.
+    /// Calls `f` with the entered `Executor` if it is the one that owns the task.
     pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
-        // SAFETY: it is not Fresh, so it was born with its mailbox or has been adopted, as the caller has seen.
-        let owner = unsafe { task.mailbox() }?;
-        // A pointer: `f` may take the mailbox out of the header.
-        let owner = &raw const **owner;
-        // The header keeps its mailbox, so no other mailbox has this address.
-        Executor::with_current(|local| ptr::eq(&raw const *local.mailbox, owner).then(|| f(local))).flatten()
+        if task.belongs_to(Current::get().mailbox) { Executor::with_current(f) } else { None }
     }
 
     /// Whether the `Executor` that is entered on this thread owns the task, so that the owner's words are this thread's to touch. No
@@ -164,28 +177,35 @@ impl Executor {
         if mutant("owner: whoever asks") {
             return true;
         }
-        !task.vtable.stealable && !task.remote.peek().fresh && Executor::with_owner_of(task, |_| ()).is_some()
+        task.belongs_to(Current::get().mailbox)
     }
 
-    /// Takes the mailbox of a task that is about to be freed, for the next one that is spawned here, if it is this worker's.
+    /// Takes back the memory of a task that is no more: it is kept for the next if the task was this worker's, else freed.
     ///
     /// # Safety
     ///
-    /// Nobody else refers to `task` any more.
-    pub(super) unsafe fn keep_mailbox_of(task: NonNull<Header>) {
-        // SAFETY: the caller's own promise.
-        let header = unsafe { task.as_ref() };
-        if header.vtable.stealable || header.remote.peek().fresh {
-            return;
-        }
-        Executor::with_owner_of(header, |local| {
-            let mut spare = local.spare.borrow_mut();
-            if spare.len() < SPARE_MAX {
+    /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `room`.
+    pub(super) unsafe fn clear_away(task: NonNull<Header>, room: Room) {
+        // SAFETY: the caller's own promise. The mailbox is kept until here, so the executor's own `Arc` can be what it is compared with.
+        let (kept, mailbox) =
+            unsafe { (Executor::with_owner_of(task.as_ref(), ptr::from_ref), task.as_ref().take_mailbox()) };
+        // SAFETY: nobody refers to it any more. What this drops besides plain words is a name, and perhaps a waker whose `clone` panicked
+        // when it was to be replaced.
+        unsafe { task.drop_in_place() };
+        let left = match (kept, mailbox) {
+            // SAFETY: it is the executor that is entered here, which stays so until this returns; and the caller's own promise.
+            (Some(local), Some(mailbox)) => unsafe { (*local).cells.keep(room, task, mailbox) },
+            (_, mailbox) => {
                 // SAFETY: the caller's own promise.
-                let mailbox = unsafe { header.take_mailbox() };
-                spare.extend(mailbox);
+                unsafe { room.free(task) };
+                return drop(mailbox);
             }
-        });
+        };
+        if let Err(mailbox) = left {
+            // SAFETY: the caller's own promise.
+            unsafe { room.free(task) };
+            drop(mailbox);
+        }
     }
 
     /// Queues a task that may move with the worker that is entered on this thread, if that is one of `spawner`'s.
@@ -257,10 +277,8 @@ impl Executor {
         future: F,
         label: impl Into<Label>,
     ) -> JoinHandle<F::Output> {
-        let spare = self.spare.borrow_mut().pop();
-        let mailbox = spare.unwrap_or_else(|| Arc::clone(&self.mailbox));
         let label = label.into().inheriting(self.class.get());
-        let (task, handle) = raw::spawn_here(future, mailbox, label);
+        let (task, handle) = raw::spawn_here(future, &self.cells, &self.mailbox, label);
         // SAFETY: the new cell's first reference becomes the owner's; nobody else knows the task but its handle.
         unsafe { self.admit(task) };
         handle
@@ -310,6 +328,7 @@ impl Executor {
         self.spawned.set(self.spawned.get() + 1);
         // SAFETY: this is the task's owner now, and has a reference.
         unsafe {
+            task.as_ref().belong_to(&self.mailbox);
             self.link(task);
             if self.phase.get() == Phase::Closed {
                 self.cancel(task);
@@ -395,15 +414,23 @@ impl Executor {
     /// Runs ready foreground tasks until none is left or `budget` have been run; says how many. Tasks that are made ready meanwhile
     /// count. Pinned ones, and likewise stealable ones, run oldest first.
     pub(crate) fn run(&self, budget: usize) -> usize {
+        self.set_busy();
         let mut left = budget;
         loop {
             let before = left;
-            left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one()).count();
+            left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one(&self.foreground)).count();
             left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one_stealable()).count();
             if left == 0 || left == before {
+                self.busy.set(false);
                 return budget - left;
             }
         }
+    }
+
+    /// Notes that tasks are being run.
+    fn set_busy(&self) {
+        assert!(!self.busy.replace(true), "a task cannot run the tasks of its own worker");
+        debug_assert!(ptr::eq(Current::get().executor, self), "a worker is entered when it runs its tasks");
     }
 
     /// Polls the oldest task of the stealable queue, drops it if it was aborted, or adopts it if it is a pinned one that is to
@@ -414,8 +441,6 @@ impl Executor {
             self.adopt(task);
             return true;
         }
-        assert!(!self.busy.get(), "a task cannot run the tasks of its own worker");
-        self.busy.set(true);
         let task = task.into_shared();
         match task.remote.begin() {
             Begun::Cancel => {
@@ -433,7 +458,6 @@ impl Executor {
                 }
             }
         }
-        self.busy.set(false);
         true
     }
 
@@ -475,24 +499,16 @@ impl Executor {
     ///
     /// If called from inside a task of this worker.
     pub(crate) fn run_background(&self) -> bool {
+        self.set_busy();
         self.class.set(Class::Background);
-        let ran = self.run_first_of(&self.background);
+        let ran = self.run_one(&self.background);
         self.class.set(Class::Foreground);
+        self.busy.set(false);
         ran
     }
 
-    /// Polls the pinned foreground task that has been ready for longest, or drops it if it was aborted. Returns whether there was one.
-    ///
-    /// # Panics
-    ///
-    /// If called from inside a task of this worker.
-    fn run_one(&self) -> bool {
-        self.run_first_of(&self.foreground)
-    }
-
-    fn run_first_of(&self, queue: &ReadyQueue) -> bool {
-        assert!(!self.busy.get(), "a task cannot run the tasks of its own worker");
-        debug_assert!(ptr::eq(current(), self), "a worker is entered when it runs its tasks");
+    /// Polls the pinned task that has been ready for longest in `queue`, or drops it if it was aborted. Returns whether there was one.
+    fn run_one(&self, queue: &ReadyQueue) -> bool {
         while let Some(task) = queue.pop() {
             // SAFETY: until `let_go` below, the owner's reference keeps it (it was ready), and this is its owner.
             let owned = unsafe { task.as_ref().owned() };
@@ -501,7 +517,6 @@ impl Executor {
                 unsafe { let_go(task) };
                 continue;
             }
-            self.busy.set(true);
             if owned.aborted.get() {
                 // SAFETY: this is the owner of a Linked task.
                 unsafe { self.cancel(task) };
@@ -518,7 +533,6 @@ impl Executor {
                     unsafe { self.retire(task) };
                 }
             }
-            self.busy.set(false);
             return true;
         }
         false
@@ -581,8 +595,8 @@ impl Executor {
                 task.as_ptr().cast_const().cast(),
                 TaskDump {
                     id: header.id,
-                    name: header.label.name().map(ToString::to_string),
-                    location: header.label.location(),
+                    name: header.name().map(ToString::to_string),
+                    location: header.location(),
                     state,
                     age_polls: self.polls.get() - owned.born.get(),
                     operations: Vec::new(),
@@ -605,14 +619,13 @@ impl Executor {
             return;
         }
         /// Puts the outer `Executor` back.
-        struct Restore(*const Executor);
+        struct Restore(Current);
         impl Drop for Restore {
             fn drop(&mut self) {
-                CURRENT.with(|current| current.set(self.0));
+                self.0.replace();
             }
         }
-        let _restore = Restore(current());
-        CURRENT.with(|current| current.set(self));
+        let _restore = Restore(Current::of(self).replace());
 
         // Destructors run below, of tasks that are still Linked: nobody may poll meanwhile.
         self.busy.set(true);
@@ -704,7 +717,7 @@ impl Executor {
         if unsafe { header.owned() }.ready.replace(true) {
             return;
         }
-        let queue = match header.label.class() {
+        let queue = match header.class() {
             Class::Foreground => &self.foreground,
             Class::Background => &self.background,
         };
@@ -815,7 +828,7 @@ impl ReadyQueue {
         let task = self.first.get()?;
         // SAFETY: a task in the queue is kept by the owner's reference, and this is its owner.
         let owned = unsafe { task.as_ref().owned() };
-        let next = owned.ready_next.replace(None);
+        let next = owned.ready_next.get();
         self.first.set(next);
         if next.is_none() {
             self.last.set(None);
@@ -839,7 +852,7 @@ pub(super) unsafe fn let_go(task: NonNull<Header>) {
         let stock = unsafe { task.as_ref().owned() }.stock.replace(0);
         // SAFETY: the references are the owner's; `is_let_go` never becomes false again, and each change asks once, so this
         // is reached once.
-        unsafe { raw::give_up(task, if mutant("let go: only one") { 1 } else { stock }) };
+        unsafe { raw::give_up(task, if mutant("let go: only one") { 1 } else { stock as usize }) };
     }
 }
 
@@ -848,13 +861,13 @@ pub(super) unsafe fn let_go(task: NonNull<Header>) {
 #[must_use]
 pub(crate) struct Entered {
     local: Rc<Executor>,
-    outer: *const Executor,
+    outer: Current,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if ptr::eq(current(), Rc::as_ptr(&self.local)) {
-            CURRENT.with(|current| current.set(self.outer));
+        if ptr::eq(Current::get().executor, Rc::as_ptr(&self.local)) {
+            self.outer.replace();
             return;
         }
         // An inner guard will put our pointer back, so it must stay good for ever.
@@ -865,10 +878,6 @@ impl Drop for Entered {
         );
     }
 }
-
-/// Counted references to the mailbox that are kept for the next tasks: enough for a service that spawns one for each request, and nothing
-/// beside what the requests' buffers take.
-const SPARE_MAX: usize = 256;
 
 /// Tasks taken from the remote list before others get their turn: four times the default budget of a turn, so the list
 /// is shortened even while it is filled, and a flood of wakes cannot keep the worker from its tasks.

@@ -114,7 +114,7 @@ impl<T> JoinHandle<T> {
     /// What the task was called by [`Builder::name`](crate::task::Builder::name).
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.task.label.name().map(Cow::as_ref)
+        self.task.name().map(Cow::as_ref)
     }
 
     /// Has `waker` woken when the task is complete; now, if it is.
@@ -221,7 +221,7 @@ impl AbortHandle {
     /// What the task was called by [`Builder::name`](crate::task::Builder::name).
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.task.label.name().map(Cow::as_ref)
+        self.task.name().map(Cow::as_ref)
     }
 }
 
@@ -235,7 +235,7 @@ impl fmt::Debug for AbortHandle {
 fn debug_task(f: &mut fmt::Formatter<'_>, name: &str, task: &Header) -> fmt::Result {
     f.debug_struct(name)
         .field("id", &task.id)
-        .field("label", &task.label)
+        .field("label", &task.label())
         .field("finished", &(task.join.progress() == Progress::Complete))
         .finish()
 }
@@ -282,7 +282,7 @@ impl JoinError {
             Failure::Cancelled => Reason::Cancelled,
             Failure::Panicked(payload) => Reason::Panicked(Mutex::new(payload)),
         };
-        JoinError::told(task.id, task.label.clone(), reason)
+        JoinError::told(task.id, task.label(), reason)
     }
 
     /// The error of a panic that was caught inside the task that runs here. Gives the payload back if none does.

@@ -1,6 +1,6 @@
 //! What is said of a task when it is spawned: where that is, what it is called if it is given a name, and its class.
 //!
-//! A label is three words of the header. A task without a name, which nearly every task is, pays for the second with one store
+//! A label is two words and a byte of the header. A task without a name, which nearly every task is, pays for the second with one store
 //! at its birth and one look at its end; a name is shared by the task, its [`JoinError`](super::JoinError) and whoever asks.
 
 use std::borrow::Cow;
@@ -11,12 +11,14 @@ use std::sync::Arc;
 /// What a task is known by.
 #[derive(Clone)]
 pub(crate) struct Label {
-    location: &'static Location<'static>,
-    /// Behind a pointer, so that one word says that there is none.
-    name: Option<Arc<Cow<'static, str>>>,
+    pub(super) location: &'static Location<'static>,
+    pub(super) name: Option<Name>,
     /// If it was said.
-    class: Option<Class>,
+    pub(super) class: Option<Class>,
 }
+
+/// What a task is called. Behind a pointer, so that one word says that it is not.
+pub(super) type Name = Arc<Cow<'static, str>>;
 
 /// Who goes first: which of a worker's two queues a task waits in while it is ready. Set by
 /// [`Builder::class`](crate::task::Builder::class).

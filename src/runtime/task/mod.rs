@@ -22,8 +22,8 @@
 //! | [`join`] | [`JoinHandle`], [`AbortHandle`], [`JoinError`] |
 //! | [`finished`] | the list in which the tasks of a set stand when they have ended |
 //! | [`label`] | [`Label`]: what a task is known by besides its number |
-//! | `polled` | which task a thread is polling, for whoever interrupts it |
 //! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
+//! | [`cells`] | memory of tasks that are no more, for the next |
 //! | [`executor`] | [`Executor`]: the owner's task list and ready queue, and everything it does with a task |
 //!
 //! # A task's life, as its owner sees it
@@ -67,11 +67,15 @@
 //! worker costs no atomic read-modify-write, and neither does a handle.
 //!
 //! By then the stage is empty: the owner drops the future when it completes the task, and an output is dropped at
-//! completion (handle gone) or by the handle. So a foreign thread that frees a header runs nobody's destructor.
+//! completion (handle gone) or by the handle. So a foreign thread that frees a header destroys nothing that belongs to a worker. What
+//! it may meet is made for any thread: the task's `tracing` span, if there are such, whose end its subscriber is told; and a join
+//! waker that was left in its slot because the `clone` of the one that should have replaced it panicked.
+//!
+//! Memory that is given up on the owner's thread is not freed but kept for the tasks that it spawns next (see [`cells`]).
 //!
 //! # Waking
 //!
-//! *On the owner* (the thread-local [`Executor`] has the header's mailbox): if the task is linked and not ready, it is marked
+//! *On the owner* (the header names as its owner the mailbox of the thread-local [`Executor`], as it does from adoption on): if the task is linked and not ready, it is marked
 //! ready and pushed on the queue. Three plain stores.
 //!
 //! *Elsewhere*, with the remote word's bits QUEUED, ABORT, FRESH:
@@ -162,12 +166,11 @@
 //! detached output's destructor, a join waker) ends there. A panic payload may itself panic when it is dropped; then
 //! *its* payload is leaked, since that game has no other end.
 
+mod cells;
 mod executor;
 mod finished;
 mod join;
 mod label;
-#[cfg(not(loom))]
-mod polled;
 mod raw;
 mod remote;
 mod state;
@@ -183,10 +186,10 @@ pub(crate) use finished::Finished;
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use label::Class;
 pub(crate) use label::Label;
-#[cfg(not(loom))]
-pub(in crate::runtime) use polled::{Polled, PolledHere};
 pub(in crate::runtime) use raw::Shared;
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;
+#[cfg(not(loom))]
+pub(in crate::runtime) use waker::interrupted;
 pub use waker::{id, name};

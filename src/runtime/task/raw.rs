@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
 
+use super::cells::{Cells, Room};
 use super::executor::Executor;
 use super::join::{Failure, JoinError, JoinHandle};
 use super::label::Label;
@@ -40,7 +41,7 @@ pub(super) struct VTable {
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
     /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller.
     pub(super) drop_output: unsafe fn(NonNull<Header>),
-    /// Frees the cell. Called by whoever gave up the last reference.
+    /// Takes the cell's memory back. Called by whoever gave up the last reference.
     free: unsafe fn(NonNull<Header>),
     /// Whether any worker may poll the task, whenever it is ready.
     pub(super) stealable: bool,
@@ -70,14 +71,23 @@ enum Stage<S, F: Future> {
 /// Makes a cell for a task spawned by its owner. It has two references, the owner's and the handle's.
 pub(super) fn spawn_here<F: Future + 'static>(
     future: F,
-    mailbox: Arc<Mailbox>,
+    cells: &Cells,
+    mailbox: &Arc<Mailbox>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
-    allocate::<fn() -> F, F, false>(Stage::Future(future), Origin::Here, Some(mailbox), label)
+    let room = TaskCell::<fn() -> F, F, false>::ROOM;
+    let (place, mailbox) = cells.take(room).unwrap_or_else(|| (room.allocate(), Arc::clone(mailbox)));
+    // SAFETY: the memory is new, or was taken off the shelf for cells of this size.
+    unsafe { write::<fn() -> F, F, false>(place, Stage::Future(future), Origin::Here, Some(mailbox), label) }
 }
 
-/// Allocates a cell.
-fn allocate<S, F, const STEALABLE: bool>(
+/// Writes a cell. The caller gets one of its two references, and the handle has the other.
+///
+/// # Safety
+///
+/// `place` is memory for a cell of this type, and nobody else's.
+unsafe fn write<S, F, const STEALABLE: bool>(
+    task: NonNull<Header>,
     stage: Stage<S, F>,
     origin: Origin,
     mailbox: Option<Arc<Mailbox>>,
@@ -87,11 +97,8 @@ where
     S: FnOnce() -> F + 'static,
     F: Future + 'static,
 {
-    let cell =
-        NonNull::from(Box::leak(Box::<TaskCell<S, F, STEALABLE>>::new_uninit()))
-            .cast::<TaskCell<S, F, STEALABLE>>();
-    let task = cell.cast::<Header>();
-    // SAFETY: the cell is new, nobody else knows of it, and its header comes first.
+    let cell = task.cast::<TaskCell<S, F, STEALABLE>>();
+    // SAFETY: the caller's own promise; the header comes first.
     unsafe {
         Header::write(task, origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
         (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage));
@@ -107,6 +114,8 @@ where
     S: FnOnce() -> F + 'static,
     F: Future + 'static,
 {
+    const ROOM: Room = Room::of::<Self>();
+
     const VTABLE: &'static VTable = &VTable {
         poll: Self::poll,
         cancel: Self::cancel,
@@ -239,7 +248,7 @@ where
             }
         });
         let output = output.map_err(|failure| JoinError::new(&cell.header, failure));
-        // SAFETY: the handle's `T` is `F::Output` (see `allocate`), and it lends us a place for one.
+        // SAFETY: the handle's `T` is `F::Output` (see `write`), and it lends us a place for one.
         unsafe { into.cast::<Result<F::Output, JoinError>>().write(output) };
     }
 
@@ -255,9 +264,9 @@ where
     ///
     /// As [`VTable::free`].
     unsafe fn free(task: NonNull<Header>) {
-        // SAFETY: the cell was made by `Box::leak` in `allocate` with this very type, and nobody refers to it any more.
-        // The stage is Empty (module docs of `task`), so no destructor of the user's runs here.
-        drop(unsafe { Box::from_raw(task.cast::<Self>().as_ptr()) });
+        // SAFETY: nobody refers to the cell any more, which was allocated as the room of this very type. The stage is Empty (module
+        // docs of `task`), so nothing in it is left to be dropped.
+        unsafe { Executor::clear_away(task, Self::ROOM) };
     }
 }
 
@@ -267,7 +276,7 @@ pub(in crate::runtime) struct Shared(NonNull<Header>);
 // SAFETY: through a `Shared` one reaches the header only. Its shared words are atomics; its plain words are behind
 // `Header::owned`, whose caller vouches for the thread; the join slot and the stage are behind functions whose callers
 // vouch for their turn. The count is atomic, and freeing runs no destructor but those of the mailbox's and the name's
-// `Arc`, which are `Send`.
+// `Arc`, of a span and of a waker, which are all `Send`.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -353,8 +362,6 @@ pub(super) unsafe fn give_up(task: NonNull<Header>, count: usize) {
     // pairs with the Release of every other holder's subtraction: whatever they did to the cell happened before it is freed.
     if references.load(Acquire) == count || references.fetch_sub(count, AcqRel) == count {
         // SAFETY: those were the last references.
-        unsafe { Executor::keep_mailbox_of(task) };
-        // SAFETY: those were the last references.
         unsafe { ((*task.as_ptr()).vtable.free)(task) };
     }
 }
@@ -414,7 +421,9 @@ impl TaskRef {
         S: FnOnce() -> F + 'static,
         F: Future + 'static,
     {
-        let (task, handle) = allocate::<S, F, STEALABLE>(stage, origin, mailbox, label);
+        let place = TaskCell::<S, F, STEALABLE>::ROOM.allocate();
+        // SAFETY: the memory is new.
+        let (task, handle) = unsafe { write::<S, F, STEALABLE>(place, stage, origin, mailbox, label) };
         // SAFETY: this takes over the first of the new cell's two references; the task is Fresh or queued.
         (unsafe { TaskRef::from_raw(task) }, handle)
     }

@@ -4,18 +4,20 @@
 //! atomic instruction whose answer is an enum or a struct that must be used.
 #![expect(unsafe_code, reason = "the owner's words are plain memory in a header that other threads can see")]
 
+use std::borrow::Cow;
 use std::fmt;
-use std::ptr::NonNull;
+use std::panic::Location;
+use std::ptr::{self, NonNull};
 use std::task::Waker;
 
-use super::label::Label;
+use super::label::{Class, Label, Name};
 use super::raw::VTable;
 use super::remote::Link;
 #[cfg(not(loom))]
 use crate::runtime::dump::TaskState;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::atomic::{AtomicU8, AtomicUsize};
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize};
 use crate::sync::{Arc, Cell, UnsafeCell, mutant};
 
 /// What is at the front of each task's allocation, whatever its future.
@@ -27,8 +29,10 @@ pub(in crate::runtime) struct Header {
     pub(super) link: Link,
     /// The waker of whoever awaits the `JoinHandle`. Whose it is to touch follows from `join`.
     pub(super) join_waker: UnsafeCell<Option<Waker>>,
-    /// Where it was spawned, and what it is called.
-    pub(super) label: Label,
+    /// Where it was spawned; see [`Header::label`].
+    location: &'static Location<'static>,
+    /// What it is called.
+    name: Option<Name>,
     /// Its number.
     pub(super) id: TaskId,
     /// Its span, entered for each poll.
@@ -40,12 +44,16 @@ pub(in crate::runtime) struct Header {
     pub(super) remote: Remote,
     /// Who may read the output, and whom to wake when it is there.
     pub(super) join: Join,
-    /// Plain words; see [`Header::owned`]. From their last ones to the stage behind the header is what a wake and a poll touch.
-    owned: Owned,
+    /// Which of its owner's queues it waits in.
+    class: Class,
     /// The owner's mailbox, or a stealable task's home; see [`Header::mailbox`].
     mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
+    /// Whose it is, as the address of a mailbox; null as long as it has no owner. See [`Header::belongs_to`].
+    owner: AtomicPtr<Mailbox>,
     /// What depends on the type of the future.
     pub(super) vtable: &'static VTable,
+    /// Plain words; see [`Header::owned`]. They and the stage behind the header are what a wake and a poll touch.
+    owned: Owned,
 }
 
 /// The words that only the owner touches, once it has adopted the task. Before that, only the one who creates it does.
@@ -55,13 +63,13 @@ pub(super) struct Owned {
     pub(super) list_prev: Cell<Option<NonNull<Header>>>,
     /// See `list_prev`.
     pub(super) list_next: Cell<Option<NonNull<Header>>>,
-    /// How many of the references are the owner's: one as long as it has a use for the task, and beyond that those that it gives
-    /// out, and takes back, without an atomic instruction. None once it has let the task go.
-    pub(super) stock: Cell<usize>,
     /// How many polls its owner had made when it came.
     pub(super) born: Cell<u64>,
-    /// How many operations wait as this task.
-    pub(super) waiters: Cell<usize>,
+    /// How many of the references are the owner's: one as long as it has a use for the task, and beyond that those that it gives
+    /// out, and takes back, without an atomic instruction. None once it has let the task go.
+    pub(super) stock: Cell<u32>,
+    /// How many operations wait as this task. Each has a slot of the driver's, which are fewer.
+    pub(super) waiters: Cell<u32>,
     /// The next in the ready queue.
     pub(super) ready_next: Cell<Option<NonNull<Header>>>,
     /// Whether the task is in the owner's list.
@@ -75,7 +83,7 @@ pub(super) struct Owned {
 /// References that the owner of a task that it spawned itself has in stock: more than most tasks ever give to other threads,
 /// where they are dropped and do not come back. Should they run out, or the task have come from elsewhere, references are
 /// made by an atomic instruction.
-pub(super) const STOCK: usize = 1 << 16;
+pub(super) const STOCK: u32 = 1 << 16;
 
 /// Where a task is in its life, as its owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +117,7 @@ impl Header {
             Origin::Placed => (1, QUEUED),
         };
         let id = TaskId::next();
+        let class = label.class();
         #[cfg(feature = "tracing")]
         let span = label.span(id);
         let header = place.as_ptr();
@@ -116,33 +125,56 @@ impl Header {
         unsafe {
             (&raw mut (*header).link).write(Link::new());
             (&raw mut (*header).join_waker).write(UnsafeCell::new(None));
-            (&raw mut (*header).label).write(label);
+            (&raw mut (*header).location).write(label.location);
+            (&raw mut (*header).name).write(label.name);
             (&raw mut (*header).id).write(id);
             #[cfg(feature = "tracing")]
             (&raw mut (*header).span).write(span);
-            (&raw mut (*header).references).write(AtomicUsize::new(stock + 1));
+            (&raw mut (*header).references).write(AtomicUsize::new(stock as usize + 1));
             (&raw mut (*header).remote).write(Remote(AtomicU8::new(remote)));
             (&raw mut (*header).join).write(Join(AtomicU8::new(HANDLE)));
+            (&raw mut (*header).class).write(class);
+            (&raw mut (*header).mailbox).write(UnsafeCell::new(mailbox));
+            (&raw mut (*header).owner).write(AtomicPtr::new(ptr::null_mut()));
+            (&raw mut (*header).vtable).write(vtable);
             let owned = &raw mut (*header).owned;
             (&raw mut (*owned).list_prev).write(Cell::new(None));
             (&raw mut (*owned).list_next).write(Cell::new(None));
-            (&raw mut (*owned).stock).write(Cell::new(stock));
             (&raw mut (*owned).born).write(Cell::new(0));
+            (&raw mut (*owned).stock).write(Cell::new(stock));
             (&raw mut (*owned).waiters).write(Cell::new(0));
             (&raw mut (*owned).ready_next).write(Cell::new(None));
             (&raw mut (*owned).life).write(Cell::new(Life::Fresh));
             (&raw mut (*owned).ready).write(Cell::new(false));
             (&raw mut (*owned).aborted).write(Cell::new(false));
-            (&raw mut (*header).mailbox).write(UnsafeCell::new(mailbox));
-            (&raw mut (*header).vtable).write(vtable);
         }
     }
 
-    /// The owner's mailbox, whose address says who the owner is; of a stealable task the mailbox of its *home*. It lives as
-    /// long as any of its tasks' headers. `None` for a task that may still go to any worker.
+    /// Where it was spawned, what it is called, and its class.
+    pub(super) fn label(&self) -> Label {
+        Label { location: self.location, name: self.name.clone(), class: Some(self.class) }
+    }
+
+    /// Where it was spawned.
+    pub(super) fn location(&self) -> &'static Location<'static> {
+        self.location
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> Option<&Cow<'static, str>> {
+        self.name.as_deref()
+    }
+
+    /// Which of its owner's queues it waits in.
+    pub(super) fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The owner's mailbox; of a stealable task the mailbox of its *home*. It lives as long as any of its tasks' headers. `None`
+    /// for a task that may still go to any worker.
     ///
-    /// This costs a spawn one atomic add on a line that a worker has to itself unless its tasks' last references die
-    /// elsewhere. A count split in two, as the tasks have, was considered; beside the allocation it would not be felt.
+    /// This costs a task that comes from elsewhere one atomic add; one that is spawned by its owner mostly gets it with its memory (see
+    /// [`cells`](super::cells)).
     ///
     /// # Safety
     ///
@@ -175,6 +207,23 @@ impl Header {
                 *mailbox = Some(Arc::clone(home));
             }
         });
+    }
+
+    /// Whether the task was adopted by the worker of `mailbox`. No stealable task ever is.
+    ///
+    /// The header keeps the mailbox, so no other has its address.
+    pub(super) fn belongs_to(&self, mailbox: *const Mailbox) -> bool {
+        // Relaxed: the owner's own thread reads what it has written, and another, whatever it reads, not its own mailbox.
+        ptr::eq(self.owner.load(Relaxed), mailbox) && !mailbox.is_null()
+    }
+
+    /// Says that the task belongs to the worker of `mailbox`, whose reference it has, from here on.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs on that worker's thread, and has the sole right to adopt the task.
+    pub(super) unsafe fn belong_to(&self, mailbox: &Arc<Mailbox>) {
+        self.owner.store((&raw const **mailbox).cast_mut(), Relaxed);
     }
 
     /// The owner's words.

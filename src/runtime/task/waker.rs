@@ -18,7 +18,7 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 use super::TaskId;
 use super::executor::{self, Executor};
 #[cfg(not(loom))]
-use super::polled;
+use super::label::Label;
 use super::raw::{Shared, TaskRef};
 use super::state::{Header, Life, Request};
 use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
@@ -40,8 +40,6 @@ pub(super) unsafe fn poll_as<R>(
     let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, waker)) });
     // A waiter's count is the owner's; a stealable task has no owner, its waker is never this one, and so it is never counted thus.
     let waiter = RawWaiter { data, vtable: &WAITER };
-    #[cfg(not(loom))]
-    let _polled = polled::note(task);
     // SAFETY: the header is live until `poll` returns.
     #[cfg(feature = "tracing")]
     let _entered = unsafe { task.as_ref() }.span.enter();
@@ -69,7 +67,14 @@ pub fn id() -> Option<TaskId> {
 /// of a task's poll.
 #[must_use]
 pub fn name() -> Option<Cow<'static, str>> {
-    with_running(|task| task.label.name().cloned()).flatten()
+    with_running(|task| task.name().cloned()).flatten()
+}
+
+/// Number and label of the task that is being polled on this thread. Allocates nothing and takes no lock: a signal handler may ask
+/// for the task that it has interrupted, which goes on, and so is kept, afterwards.
+#[cfg(not(loom))]
+pub(in crate::runtime) fn interrupted() -> Option<(TaskId, Label)> {
+    with_running(|task| (task.id, task.label()))
 }
 
 /// Calls `look` with the task that is being polled on this thread.
@@ -109,20 +114,17 @@ pub(super) unsafe fn abort(task: NonNull<Header>) {
     if header.join.is_complete_hint() {
         return;
     }
-    // While it is fresh it has no owner to ask for, and QUEUED is on: leave the bit, as from elsewhere.
-    let here = !header.vtable.stealable && !header.remote.peek().fresh;
-    let done = here
-        && Executor::with_owner_of(header, |owner| {
-            // SAFETY: this is the owner.
-            let owned = unsafe { header.owned() };
-            if owned.life.get() == Life::Linked {
-                owned.aborted.set(true);
-                // SAFETY: the task is live, and this is its owner.
-                unsafe { owner.wake_here(task) };
-            }
-        })
-        .is_some();
-    if done {
+    // While it is fresh it has no owner, and QUEUED is on: the bit is left, as from elsewhere.
+    let done = Executor::with_owner_of(header, |owner| {
+        // SAFETY: this is the owner.
+        let owned = unsafe { header.owned() };
+        if owned.life.get() == Life::Linked {
+            owned.aborted.set(true);
+            // SAFETY: the task is live, and this is its owner.
+            unsafe { owner.wake_here(task) };
+        }
+    });
+    if done.is_some() {
         return;
     }
     let request = header.remote.request_abort();

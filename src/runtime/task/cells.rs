@@ -1,0 +1,149 @@
+//! Memory of tasks that are no more, kept for the next.
+//!
+//! A worker that spawns a task for each request frees one for each, of the same few sizes. So the worker keeps the memory of its own
+//! tasks that die on its thread, and gives it to those that it spawns: the last one freed first, which is in the cache. The allocator is
+//! asked only when more tasks are alive than were before.
+//!
+//! With each piece stays what the next task needs as well, a counted reference to the worker's mailbox, so that this count, which other
+//! threads change too, is left alone.
+//!
+//! Sizes are rounded up to whole cache lines, and there is a shelf for each. A type's cells all have their rounded size, wherever they
+//! are made, so that any of them can be put on its shelf. What is larger than the largest shelf, or aligned to more than a header
+//! is, goes to the allocator and back. So does everything under a sanitizer, which then sees who uses a task that is no more.
+#![expect(unsafe_code, reason = "memory without a type, between two tasks")]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+use super::state::Header;
+use crate::runtime::mesh::mailbox::Mailbox;
+use crate::sync::{Arc, Cell};
+
+/// A worker's shelves.
+pub(super) struct Cells {
+    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n` lines.
+    shelves: [Cell<Option<NonNull<Kept>>>; SHELVES],
+    kept_bytes: Cell<usize>,
+}
+
+/// What stands in memory that is kept.
+struct Kept {
+    next: Option<NonNull<Kept>>,
+    mailbox: Arc<Mailbox>,
+}
+
+/// What cells of one type take of memory.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    layout: Layout,
+    /// 0 if none is kept.
+    shelf: usize,
+}
+
+impl Room {
+    /// Room for a cell of type `T`.
+    pub(super) const fn of<T>() -> Room {
+        let layout = Layout::new::<T>();
+        let lines = layout.size().div_ceil(LINE);
+        if lines >= SHELVES || layout.align() > align_of::<Header>() || cfg!(asan) {
+            return Room { layout, shelf: 0 };
+        }
+        match Layout::from_size_align(lines * LINE, layout.align()) {
+            Ok(layout) => Room { layout, shelf: lines },
+            Err(_) => panic!("a kilobyte is not too large"),
+        }
+    }
+
+    /// New memory.
+    pub(super) fn allocate(self) -> NonNull<Header> {
+        // SAFETY: a cell is not empty: it has a header.
+        let place = unsafe { alloc(self.layout) };
+        NonNull::new(place).unwrap_or_else(|| handle_alloc_error(self.layout)).cast()
+    }
+
+    /// Gives memory back to the allocator.
+    ///
+    /// # Safety
+    ///
+    /// It was [allocated](Room::allocate) as the same room, and nobody uses it any more.
+    pub(super) unsafe fn free(self, place: NonNull<Header>) {
+        // SAFETY: the caller's own promise.
+        unsafe { dealloc(place.as_ptr().cast(), self.layout) };
+    }
+}
+
+impl Cells {
+    /// Empty shelves.
+    pub(super) fn new() -> Cells {
+        Cells { shelves: std::array::from_fn(|_| Cell::new(None)), kept_bytes: Cell::new(0) }
+    }
+
+    /// Memory for a cell, and a reference to the mailbox for it. `None` if there is none here.
+    pub(super) fn take(&self, room: Room) -> Option<(NonNull<Header>, Arc<Mailbox>)> {
+        let shelf = &self.shelves[room.shelf];
+        let place = shelf.get()?;
+        // SAFETY: what is on a shelf was written by `keep`, and is taken off here.
+        let kept = unsafe { place.read() };
+        shelf.set(kept.next);
+        self.kept_bytes.set(self.kept_bytes.get() - room.layout.size());
+        Some((place.cast(), kept.mailbox))
+    }
+
+    /// Keeps the memory of a cell that is no more.
+    ///
+    /// # Errors
+    ///
+    /// Gives both back if there is no shelf for it, or enough is kept.
+    ///
+    /// # Safety
+    ///
+    /// It was [allocated](Room::allocate) as `room`, and nobody uses it any more.
+    pub(super) unsafe fn keep(
+        &self,
+        room: Room,
+        place: NonNull<Header>,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<(), Arc<Mailbox>> {
+        let kept_bytes = self.kept_bytes.get() + room.layout.size();
+        if room.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
+            return Err(mailbox);
+        }
+        self.kept_bytes.set(kept_bytes);
+        let shelf = &self.shelves[room.shelf];
+        let (place, next) = (place.cast(), shelf.get());
+        // SAFETY: the memory is this function's own, and larger than a header, which is larger than this and aligned as much.
+        unsafe { place.write(Kept { next, mailbox }) };
+        shelf.set(Some(place));
+        Ok(())
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        for (shelf, first) in self.shelves.iter().enumerate() {
+            let mut next = first.take();
+            while let Some(place) = next {
+                // SAFETY: as in `take`.
+                let kept = unsafe { place.read() };
+                next = kept.next;
+                let layout = Layout::from_size_align(shelf * LINE, align_of::<Header>());
+                let room = Room { layout: layout.expect("as it was in `Room::of`"), shelf };
+                // SAFETY: what is on a shelf was allocated as the shelf's room, whose alignment is a header's, since a cell
+                // starts with one and is aligned to no more.
+                unsafe { room.free(place.cast()) };
+            }
+        }
+    }
+}
+
+/// What is kept comes in pieces of so many bytes: a cache line.
+const LINE: usize = 64;
+
+/// Shelves, of which the first stays empty: the futures of nearly all tasks take less than a kilobyte.
+const SHELVES: usize = 17;
+
+/// What a worker keeps at the most: the tasks of a thousand requests of usual size, and less than a core's own cache holds. Beyond that
+/// memory that was used long ago is no faster than the allocator's.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+const _: () = assert!(size_of::<Kept>() <= size_of::<Header>() && align_of::<Kept>() <= align_of::<Header>());
