@@ -8,12 +8,13 @@
 //! - Of the last eight waits at least six ended with a ring of the doorbell within the limit. Whether a wait would have done so
 //!   is known of those that were slept through as well: who unparks a sleeper leaves the time. Completions of the kernel and
 //!   timers count against it: they come when they come, and a sleep costs them less.
-//! - Nobody else runs on this CPU: that would show as a hole in time between two looks. Then the next [`REST`] waits are
-//!   slept through.
+//! - Nobody else runs on this CPU: that would show as a hole in time between two looks. Then the next waits are slept through: a few
+//!   after the first hole, since any machine has an interrupt that takes long now and then, and four times as many after each that
+//!   follows soon.
 //!
 //! ```text
 //!               ≥ 6 of 8 rung in time                        a hole between two looks
-//!  sleeps ──────────────────────────────▶ looks, then sleeps ─────────────────────────▶ sleeps, for REST waits at least
+//!  sleeps ──────────────────────────────▶ looks, then sleeps ─────────────────────────▶ sleeps, for 8 waits .. 8,192
 //!         ◀──────────────────────────────
 //!                third miss of 8
 //! ```
@@ -38,8 +39,14 @@ const REMEMBERED: u32 = u8::BITS;
 /// Waits of those remembered that must have ended in time. At three quarters a spin in vain costs less than the sleeps saved.
 const HITS_MIN: u32 = 6;
 
-/// Waits that are slept through after somebody else ran on this CPU. If that is a habit, trying costs one wait in so many.
-const REST: u32 = 1024;
+/// Waits that are slept through after somebody else ran on this CPU: as many as are remembered, so that the habit is learnt anew.
+const REST_MIN: u32 = REMEMBERED;
+
+/// The same if that is a habit: trying costs one wait in so many.
+const REST_MAX: u32 = 8192;
+
+/// Waits without a hole after which those before are forgotten. At a microsecond each that is a tick of the system's timer.
+const CALM: u32 = 4096;
 
 /// A hole in time that is longer than any interrupt: somebody else ran here.
 const HOLE_NS: u64 = 100_000;
@@ -60,6 +67,10 @@ pub(crate) struct Spin {
     usual_ns: u64,
     /// Waits left that are slept through whatever the history says.
     rest: u32,
+    /// How many it will be after the next hole.
+    next_rest: u32,
+    /// Waits since the last hole and the rest after it.
+    calm: u32,
 }
 
 /// How a wait ended.
@@ -74,7 +85,7 @@ pub(crate) enum Ended {
 impl Spin {
     /// Spins for at most `limit_ns`; with zero, never.
     pub(crate) fn new(limit_ns: u64) -> Spin {
-        Spin { limit_ns, history: 0, usual_ns: 0, rest: 0 }
+        Spin { limit_ns, history: 0, usual_ns: 0, rest: 0, next_rest: REST_MIN, calm: 0 }
     }
 
     /// How long to look before the next sleep. Zero: not at all.
@@ -87,7 +98,10 @@ impl Spin {
 
     /// A wait has ended.
     pub(crate) fn ended(&mut self, how: Ended) {
-        self.rest = self.rest.saturating_sub(1);
+        match self.rest {
+            0 => self.calm = self.calm.saturating_add(1),
+            _ => self.rest -= 1,
+        }
         self.history <<= 1;
         if let Ended::Rung { after_ns } = how
             && after_ns <= self.limit_ns
@@ -99,8 +113,13 @@ impl Spin {
 
     /// Somebody else ran on this CPU during a spin.
     pub(crate) fn preempted(&mut self) {
+        if self.calm >= CALM {
+            self.next_rest = REST_MIN;
+        }
         self.history = 0;
-        self.rest = REST;
+        self.calm = 0;
+        self.rest = self.next_rest;
+        self.next_rest = (self.next_rest * 4).min(REST_MAX);
     }
 }
 
@@ -302,10 +321,46 @@ mod tests {
         // If somebody else wants this CPU, it may be the very thread whose message is waited for.
         let mut spin = after(8, rung(1_000));
         spin.preempted();
-        (0..REST - 1).for_each(|_| spin.ended(rung(1_000)));
+        (0..REST_MIN - 1).for_each(|_| spin.ended(rung(1_000)));
         assert_eq!(spin.budget_ns(), 0);
         spin.ended(rung(1_000));
         assert!(spin.budget_ns() > 0, "and then it tries again");
+    }
+
+    /// After how many more waits it spins again.
+    fn rested(spin: &mut Spin) -> usize {
+        (0..)
+            .take_while(|_| {
+                spin.budget_ns() == 0 && {
+                    spin.ended(rung(1_000));
+                    true
+                }
+            })
+            .count()
+    }
+
+    #[test]
+    fn a_worker_that_shares_its_cpu_rests_longer_each_time() {
+        // Each try would cost a time slice of the other's, if somebody else runs here all the time.
+        let mut spin = after(8, rung(1_000));
+        let rests: Vec<_> = (0..8)
+            .map(|_| {
+                spin.preempted();
+                rested(&mut spin)
+            })
+            .collect();
+        assert_eq!(rests, [8, 32, 128, 512, 2048, 8192, 8192, 8192]);
+    }
+
+    #[test]
+    fn one_long_interrupt_now_and_then_costs_a_few_sleeps() {
+        // A sleep costs as much as a hundred spins: a long rest after each interrupt is what most of the time would go to.
+        let mut spin = after(8, rung(1_000));
+        for _ in 0..8 {
+            spin.preempted();
+            assert_eq!(rested(&mut spin), 8);
+            (0..CALM).for_each(|_| spin.ended(rung(1_000)));
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@
 //! The debt has one consequence to know: while the first ringer of a burst is descheduled between s2 and s4, a parked
 //! receiver sleeps on, and later ringers of that bit rely on it. For a mesh bit there is only one ringer.
 //!
-//! What unparks is an eventfd on which the driver keeps a read. A message from ring to ring (`IORING_OP_MSG_RING`) was tried
+//! What unparks is an eventfd that the driver watches. A message from ring to ring (`IORING_OP_MSG_RING`) was tried
 //! beside it, in interleaved rounds between two parked rings: it takes the same time and the same CPU, and foreign threads, which
 //! have no ring, could not send it.
 //!

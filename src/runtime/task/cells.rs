@@ -89,24 +89,17 @@ impl Cells {
         Some((place.cast(), kept.mailbox))
     }
 
-    /// Keeps the memory of a cell that is no more.
-    ///
-    /// # Errors
-    ///
-    /// Gives both back if there is no shelf for it, or enough is kept.
+    /// Keeps the memory of a cell that is no more, or frees it if there is no shelf for it or enough is kept.
     ///
     /// # Safety
     ///
     /// It was [allocated](Room::allocate) as `room`, and nobody uses it any more.
-    pub(super) unsafe fn keep(
-        &self,
-        room: Room,
-        place: NonNull<Header>,
-        mailbox: Arc<Mailbox>,
-    ) -> Result<(), Arc<Mailbox>> {
+    pub(super) unsafe fn keep(&self, room: Room, place: NonNull<Header>, mailbox: Arc<Mailbox>) {
         let kept_bytes = self.kept_bytes.get() + room.layout.size();
         if room.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
-            return Err(mailbox);
+            // SAFETY: the caller's own promise.
+            unsafe { room.free(place) };
+            return drop(mailbox);
         }
         self.kept_bytes.set(kept_bytes);
         let shelf = &self.shelves[room.shelf];
@@ -114,7 +107,6 @@ impl Cells {
         // SAFETY: the memory is this function's own, and larger than a header, which is larger than this and aligned as much.
         unsafe { place.write(Kept { next, mailbox }) };
         shelf.set(Some(place));
-        Ok(())
     }
 }
 

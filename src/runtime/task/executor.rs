@@ -186,25 +186,24 @@ impl Executor {
     ///
     /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `room`.
     pub(super) unsafe fn clear_away(task: NonNull<Header>, room: Room) {
-        // SAFETY: the caller's own promise. The mailbox is kept until here, so the executor's own `Arc` can be what it is compared with.
-        let (kept, mailbox) =
-            unsafe { (Executor::with_owner_of(task.as_ref(), ptr::from_ref), task.as_ref().take_mailbox()) };
-        // SAFETY: nobody refers to it any more. What this drops besides plain words is a name, and perhaps a waker whose `clone` panicked
-        // when it was to be replaced.
+        // SAFETY: the caller's own promise.
+        let header = unsafe { task.as_ref() };
+        let is_ours = header.belongs_to(Current::get().mailbox);
+        // SAFETY: as above.
+        let mailbox = unsafe { header.take_mailbox() };
+        // SAFETY: as above.
         unsafe { task.drop_in_place() };
-        let left = match (kept, mailbox) {
-            // SAFETY: it is the executor that is entered here, which stays so until this returns; and the caller's own promise.
-            (Some(local), Some(mailbox)) => unsafe { (*local).cells.keep(room, task, mailbox) },
-            (_, mailbox) => {
-                // SAFETY: the caller's own promise.
-                unsafe { room.free(task) };
-                return drop(mailbox);
+        match mailbox {
+            Some(mailbox) if is_ours => {
+                // SAFETY: as above; it is still entered, whatever the header's parts did when they were dropped.
+                let keep = |local: &Executor| unsafe { local.cells.keep(room, task, mailbox) };
+                Executor::with_current(keep).expect("its mailbox was that of the one that is entered");
             }
-        };
-        if let Err(mailbox) = left {
-            // SAFETY: the caller's own promise.
-            unsafe { room.free(task) };
-            drop(mailbox);
+            mailbox => {
+                // SAFETY: as above.
+                unsafe { room.free(task) };
+                drop(mailbox);
+            }
         }
     }
 
@@ -508,6 +507,7 @@ impl Executor {
     }
 
     /// Polls the pinned task that has been ready for longest in `queue`, or drops it if it was aborted. Returns whether there was one.
+    #[inline]
     fn run_one(&self, queue: &ReadyQueue) -> bool {
         while let Some(task) = queue.pop() {
             // SAFETY: until `let_go` below, the owner's reference keeps it (it was ready), and this is its owner.

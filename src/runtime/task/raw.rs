@@ -179,6 +179,7 @@ where
     /// # Safety
     ///
     /// The stage is the caller's, and the task is not complete.
+    #[inline]
     unsafe fn finish(task: NonNull<Header>, mut result: Result<F::Output, Failure>) {
         // SAFETY: whoever has the stage has a reference.
         let cell = unsafe { task.cast::<Self>().as_ref() };

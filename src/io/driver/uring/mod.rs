@@ -45,7 +45,7 @@ use buffer_table::BufferTable;
 use receive_ring::ReceiveRing;
 pub(crate) use unpark::Unparker;
 
-/// The read of the unparker's event.
+/// The watch for the unparker's event.
 const WAKE: Token = Token::reserved(0);
 /// A cancellation. Its answer says whether it won.
 const CANCEL: Token = Token::reserved(1);
@@ -76,10 +76,8 @@ pub(crate) struct UringDriver {
     /// The driver's own requests that found the submission queue full.
     own_backlog: VecDeque<squeue::Entry>,
     unparker: Unparker,
-    /// Where the kernel puts the event's count. Boxed, so that its address does not change; nobody reads it.
-    wake_count: Box<u64>,
     wake_armed: bool,
-    /// Set by tear-down: the wake read is not armed again.
+    /// Set by tear-down: the watch for the event is not armed again.
     closing: bool,
     /// Cancellations and closings whose answers are outstanding.
     own_in_flight: u32,
@@ -111,7 +109,6 @@ impl UringDriver {
             backlog: VecDeque::new(),
             own_backlog: VecDeque::new(),
             unparker: Unparker::new()?,
-            wake_count: Box::new(0),
             wake_armed: false,
             closing: false,
             own_in_flight: 0,
@@ -238,8 +235,7 @@ impl UringDriver {
     fn push(&mut self, entry: squeue::Entry) -> Result<(), squeue::Entry> {
         let mut queue = self.ring.submission();
         // SAFETY: what the entry points to is owned by its slot, or by the driver itself for its own requests, and keeps
-        // its address until the terminal completion is reaped (`PlatformOp`'s contract; `wake_count` is boxed and
-        // dropped after the ring is quiet).
+        // its address until the terminal completion is reaped (`PlatformOp`'s contract).
         match unsafe { queue.push(&entry) } {
             Ok(()) => Ok(()),
             Err(_) => Err(entry),
@@ -253,7 +249,7 @@ impl UringDriver {
         }
     }
 
-    /// Queues what the turn has left to do: own requests, the wake read, the closing of direct descriptors, and the
+    /// Queues what the turn has left to do: own requests, the watch for wakes, the closing of direct descriptors, and the
     /// backlog, in this order, as far as there is room.
     fn fill(&mut self, slab: &mut StableSlab) {
         while let Some(entry) = self.own_backlog.pop_front() {
@@ -263,10 +259,12 @@ impl UringDriver {
             }
         }
         if !self.wake_armed && !self.closing {
+            // Once for all wakes: each write to the event is an answer, and nobody need read the event, which would cost more than all
+            // that a sleeping worker does otherwise.
             let event = Fd(self.unparker.as_fd().as_raw_fd());
-            let read = opcode::Read::new(event, (&raw mut *self.wake_count).cast(), 8).build();
+            let watch = opcode::PollAdd::new(event, libc::POLLIN.cast_unsigned().into()).multi(true).build();
             self.wake_armed = true;
-            self.push_own(read.user_data(WAKE.to_user_data()));
+            self.push_own(watch.user_data(WAKE.to_user_data()));
         }
         while let Some(index) = self.direct.as_ref().and_then(|table| table.pop_closing()) {
             let close = opcode::Close::new(Fixed(index)).build();
@@ -357,7 +355,7 @@ impl UringDriver {
         for entry in ring.completion() {
             counters.completions += 1;
             match Token::from_user_data(entry.user_data()) {
-                WAKE => *wake_armed = false,
+                WAKE => *wake_armed = cqueue::more(entry.flags()),
                 CANCEL => {
                     *own_in_flight -= 1;
                     match -entry.result() {
@@ -599,10 +597,6 @@ impl Drop for UringDriver {
         }
         if let Some(index) = self.ring_index {
             setup::unregister_ring(&self.ring, index);
-        }
-        // The wake read is the driver's own: if tear-down did not get it back, the kernel may still write the count.
-        if self.wake_armed {
-            std::mem::forget(std::mem::take(&mut self.wake_count));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Wakes a parked driver from any thread.
 //!
-//! On Linux this is an `eventfd` that the driver keeps a read on: a foreign thread can write to it, and a driver that
+//! On Linux this is an `eventfd` that the driver watches, once for all wakes: a foreign thread can write to it, and a driver that
 //! some other event loop has borrowed can be waited for through it. The descriptor is counted, not borrowed: whoever holds
 //! an [`Unparker`] can wake after the driver has ended, and the number cannot have become somebody else's meanwhile.
 
