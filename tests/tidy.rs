@@ -147,6 +147,7 @@ const ATOMICS: &[(&str, &str)] = &[
     ("src/sync.rs", "the shim itself"),
     ("src/io/buf/arena.rs", "numbers and flags by which nothing is published"),
     ("src/io/driver/uring/receive_ring.rs", "the other side is the kernel, which loom cannot run"),
+    ("src/io/driver/waiter.rs", "the other side is a signal handler of the same thread"),
     ("src/runtime/metrics.rs", "counters with one writer, by which nothing is published"),
     ("src/runtime/task/state.rs", "numbers of tasks, by which nothing is published"),
 ];

@@ -75,8 +75,8 @@
 //!
 //! # Waking
 //!
-//! *On the owner* (the header names as its owner the mailbox of the thread-local [`Executor`], as it does from adoption on): if the task is linked and not ready, it is marked
-//! ready and pushed on the queue. Three plain stores.
+//! *On the owner* (the header names as its owner the mailbox of the thread-local [`Executor`], as it does from adoption on): if the
+//! task is linked and not ready, it is marked ready and pushed on the queue. Three plain stores.
 //!
 //! *Elsewhere*, with the remote word's bits QUEUED, ABORT, FRESH:
 //!
