@@ -25,6 +25,8 @@ const LARGE: usize = 2 << 20;
 /// What a hybrid pool's slabs are cut from.
 const SLAB: usize = 64 << 10;
 const HEAP_MAX: usize = 300_000;
+/// Buffers of one step: as many as the most divided slab has.
+const FILL_MAX: usize = 256;
 
 #[derive(Arbitrary, Debug)]
 struct Case {
@@ -45,6 +47,11 @@ enum Step {
     },
     /// From the pool, or nothing.
     TryAlloc {
+        size: u32,
+        shift: u8,
+    },
+    /// As many from the pool as there are.
+    Fill {
         size: u32,
         shift: u8,
     },
@@ -290,6 +297,16 @@ fn drive(handle: &Pool, config: &PoolConfig, case: Case) {
                 let buf = pool.try_alloc(size);
                 assert_eq!(buf.is_some(), waiters.is_empty() && model.can_give(size), "{size} bytes");
                 if let Some(buf) = buf {
+                    took(model.give(size, &buf), size, buf);
+                }
+            }
+            Step::Fill { size: bytes, shift } => {
+                let size = size(bytes, shift);
+                for _ in 0..FILL_MAX {
+                    let Some(buf) = pool.try_alloc(size) else {
+                        assert!(!waiters.is_empty() || !model.can_give(size), "{size} bytes");
+                        break;
+                    };
                     took(model.give(size, &buf), size, buf);
                 }
             }

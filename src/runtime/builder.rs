@@ -124,7 +124,7 @@ impl Builder {
     }
 
     /// Bytes of each worker's buffer pool at the start, and by which it grows: a power of two from 64 KiB to 1 GiB. 4 MiB by
-    /// default. What the limit on locked memory leaves no room for is not registered, and travels as plain memory
+    /// default. Less where a limit on memory leaves less room, which the capability report says
     /// ([`PoolConfig::bytes`](crate::io::buf::PoolConfig::bytes)).
     #[must_use]
     pub fn pool_bytes(mut self, bytes: usize) -> Builder {
@@ -328,29 +328,44 @@ impl Builder {
         const NAME: &str = "pool_bytes";
         let is_off = self.driver.without.contains(&NAME);
         let mut config = self.pool.clone();
+        let DriverConfig { budget, ring_entries, .. } = &self.driver;
+        let most = |config: &PoolConfig| config.bytes.saturating_mul(config.chunks_max);
+        let mut smaller = None;
         if is_off {
             (config.bytes, config.chunks_max) = (POOL_BYTES_MIN, 1);
         } else {
-            self.driver.budget.fit_pool(&mut config.bytes, &mut config.chunks_max, POOL_BYTES_MIN);
-        }
-        let pool = Pool::new(&config)?;
-        let most = |config: &PoolConfig| config.bytes.saturating_mul(config.chunks_max);
-        driver.report(|capabilities| {
-            if is_off {
-                capabilities.grant_part(NAME, "switched off", "take it out of `DriverConfig::without`");
-            } else if most(&config) < most(&self.pool) {
-                capabilities.grant_part(
-                    NAME,
+            budget.fit_pool(&mut config.bytes, &mut config.chunks_max, POOL_BYTES_MIN);
+            if most(&config) < most(&self.pool) {
+                let (found, wanted) = (most(&config) / 1024, most(&self.pool) / 1024);
+                smaller = Some((
                     format!(
-                        "a quarter of the control group's memory has room for {} KiB for each worker, not for {}",
-                        most(&config) / 1024,
-                        most(&self.pool) / 1024,
+                        "a quarter of the control group's memory has room for {found} KiB for each worker, not \
+                         for {wanted}"
                     ),
                     "raise the group's memory limit; until then the heap gives what the pool cannot",
-                );
-            } else {
-                capabilities.grant(NAME);
+                ));
             }
+            let wanted = config.bytes / 1024;
+            if !self.driver.without.contains(&"registered_buffers") {
+                budget.fit_chunks(&mut config.bytes, &mut config.chunks_max, *ring_entries);
+            }
+            let found = config.bytes / 1024;
+            if smaller.is_none() && found < wanted {
+                smaller = Some((
+                    format!(
+                        "a worker's share of RLIMIT_MEMLOCK has room for chunks of {found} KiB, not of {wanted}"
+                    ),
+                    "raise RLIMIT_MEMLOCK (`ulimit -l`); until then the heap gives larger buffers than a chunk",
+                ));
+            }
+        }
+        let pool = Pool::new(&config)?;
+        driver.report(|capabilities| match smaller {
+            _ if is_off => {
+                capabilities.grant_part(NAME, "switched off", "take it out of `DriverConfig::without`");
+            }
+            Some((why, remedy)) => capabilities.grant_part(NAME, why, remedy),
+            None => capabilities.grant(NAME),
         });
         Ok(pool)
     }

@@ -147,8 +147,8 @@ pub struct PoolConfig {
     /// Which pool a runtime's workers have; [`PoolKind::Buddy`] by default. Whoever makes a pool by hand has said so already.
     pub kind: PoolKind,
     /// Bytes of a chunk, a power of two from 64 KiB to 1 GiB: what a pool has from the start, and the size by which it grows.
-    /// 4 MiB by default. Of the usual RLIMIT_MEMLOCK of 8 MiB, rings taken off, one worker's first chunk is registered and two
-    /// workers' are not: their buffers travel as plain memory then, which the capability report says.
+    /// 4 MiB by default. A runtime makes its workers' chunks smaller, down to 512 KiB, and allows as many more, where otherwise not even
+    /// the first could be registered within a worker's share of RLIMIT_MEMLOCK; the capability report says so.
     pub bytes: usize,
     /// Chunks there may be, from 1 to [`CHUNKS_MAX`]; 8 by default. A pool grows when a buffer finds no room.
     pub chunks_max: usize,

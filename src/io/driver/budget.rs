@@ -7,12 +7,16 @@
 //! in the order of what it can least do without:
 //!
 //! ```text
-//! share of RLIMIT_MEMLOCK   ring (down to 64 entries) ─▶ receive ring's addresses ─▶ arena (registered as far as it goes)
+//! share of RLIMIT_MEMLOCK   ring (down to 64 entries) ─▶ receive ring's addresses ─▶ the arena's chunks, one by one
 //! share of the group's      the arena's size, since registered pages are all in memory
 //! ```
 //!
 //! A share is no promise, as other processes may have taken theirs: within it, the kernel is asked, and asked again for half.
-//! What comes of it stands in the capability report. Buffers beyond the share travel as plain memory.
+//! What comes of it stands in the capability report. Buffers beyond the share travel as plain memory. Chunks are made smaller so that
+//! the first is within the share, down to [`REGISTERED_CHUNK_MIN`]: an ordinary user's 8 MiB are enough for fourteen workers' registered
+//! memory, where the default of 4 MiB would register one worker's.
+
+use crate::io::buf::CHUNKS_MAX;
 
 /// One worker's shares. `None` where nothing bounds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +30,10 @@ const ARENAS_PART: u64 = 4;
 
 /// The smallest ring that is worth having: below it a burst of a few dozen connections is several entries.
 pub(super) const RING_ENTRIES_MIN: u32 = 64;
+
+/// The smallest chunk that a pool is cut down to in order to be registered: half of it is the receive ring's, which with fewer than its
+/// 32 buffers would be dry so often that plain memory is the better bargain.
+const REGISTERED_CHUNK_MIN: usize = 512 << 10;
 
 /// What memory is locked in.
 const PAGE: u64 = 4096;
@@ -47,14 +55,33 @@ impl Budget {
         Budget { memlock: Some(bytes), memory: None }
     }
 
-    /// Whether a ring of `entries` is within the share. The smallest always is: without a ring there is no worker.
-    pub(super) fn allows_ring(&self, entries: u32) -> bool {
-        entries <= RING_ENTRIES_MIN || self.memlock.is_none_or(|share| ring_bytes(entries) <= share)
+    /// The largest ring within the share, of `wanted` entries or by halves fewer. The smallest always is: without a ring there is no
+    /// worker.
+    pub(super) fn ring_entries(&self, wanted: u32) -> u32 {
+        let mut entries = wanted.clamp(1, 1 << 15).next_power_of_two();
+        while entries > RING_ENTRIES_MIN && self.memlock.is_some_and(|share| ring_bytes(entries) > share) {
+            entries /= 2;
+        }
+        entries
     }
 
     /// Whether `bytes` more may be locked, beside a ring of `entries` and a page for the receive ring's addresses.
     pub(super) fn allows_locked(&self, bytes: usize, entries: u32) -> bool {
         self.memlock.is_none_or(|share| ring_bytes(entries) + PAGE + bytes as u64 <= share)
+    }
+
+    /// Makes chunks so small that the first can be registered beside a ring of `entries_wanted` or what of it fits, and as many more of
+    /// them. Where that is not to be had, they stay as they are.
+    pub(crate) fn fit_chunks(&self, bytes: &mut usize, chunks_max: &mut usize, entries_wanted: u32) {
+        let entries = self.ring_entries(entries_wanted);
+        let mut smaller = *bytes;
+        while smaller > REGISTERED_CHUNK_MIN && !self.allows_locked(smaller, entries) {
+            smaller /= 2;
+        }
+        if smaller < *bytes && self.allows_locked(smaller, entries) {
+            *chunks_max = (*chunks_max * (*bytes / smaller)).min(CHUNKS_MAX);
+            *bytes = smaller;
+        }
     }
 
     /// Makes a pool that may have so many chunks of so many bytes fit the share: first fewer chunks, then smaller ones, halved
@@ -85,13 +112,31 @@ mod tests {
     fn equal_shares_leave_a_ring_for_each_worker() {
         for (kib, workers) in [(32, 2), (64, 2), (64, 4), (1024, 16), (8192, 64)] {
             let budget = Budget::shares(Some(kib << 10), None, workers);
-            let largest =
-                (6..16).map(|order| 1 << order).filter(|&entries| budget.allows_ring(entries)).max();
-            let entries = largest.expect("the smallest is always allowed");
+            let entries = budget.ring_entries(1 << 15);
             assert!(ring_bytes(entries) * workers as u64 <= kib << 10, "{kib} KiB for {workers}: {entries}");
             assert!(!budget.allows_locked(1 << 23, entries));
         }
-        assert!(Budget::default().allows_ring(1 << 15) && Budget::default().allows_locked(1 << 30, 1 << 15));
+        assert_eq!(Budget::default().ring_entries(1 << 15), 1 << 15);
+        assert!(Budget::default().allows_locked(1 << 30, 1 << 15));
+    }
+
+    // If the default chunk is larger than an ordinary user's share, nobody but root has registered memory.
+    #[test]
+    fn chunks_are_so_small_that_the_first_can_be_registered() {
+        let fitted = |kib: u64, workers: usize| {
+            let budget = Budget::shares(Some(kib << 10), None, workers);
+            let (mut bytes, mut chunks_max) = (4 << 20, 8);
+            budget.fit_chunks(&mut bytes, &mut chunks_max, 256);
+            (bytes >> 10, chunks_max, budget.allows_locked(bytes, budget.ring_entries(256)))
+        };
+        assert_eq!(fitted(8192, 1), (4096, 8, true));
+        assert_eq!(fitted(8192, 2), (2048, 16, true));
+        assert_eq!(fitted(8192, 4), (1024, 32, true));
+        assert_eq!(fitted(8192, 8), (512, 64, true));
+        assert_eq!(fitted(8192, 14), (512, 64, true));
+        assert_eq!(fitted(8192, 15), (4096, 8, false), "there is no point in making it smaller");
+        assert_eq!(fitted(1024, 1), (512, 64, true));
+        assert_eq!(fitted(64, 1), (4096, 8, false));
     }
 
     // An arena that fills the group's memory leaves none for the program, and the kernel ends it.

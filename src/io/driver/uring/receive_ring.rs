@@ -35,11 +35,15 @@ pub(super) struct ReceiveRing {
 }
 
 impl ReceiveRing {
-    /// Carves the buffers out of the pool's arena, as many as there is room for, and registers the ring.
+    /// Carves the buffers out of the pool's first chunk, as many as half of it has room for, and registers the ring. The other half is for
+    /// those who ask for buffers.
     pub(super) fn register(ring: &IoUring, pool: &Pool, config: &DriverConfig) -> io::Result<ReceiveRing> {
         let mut count = config.receive_buffers.next_power_of_two().min(1 << 15);
+        let arena = pool.arena();
+        let half = arena.len() as u64 / 2;
         let blocks = loop {
-            if let Some(blocks) = pool.arena().carve_ring(count, config.receive_buffer_bytes) {
+            let within = count == 1 || u64::from(count) * u64::from(config.receive_buffer_bytes) <= half;
+            if within && let Some(blocks) = arena.carve_ring(count, config.receive_buffer_bytes) {
                 break blocks;
             }
             count /= 2;

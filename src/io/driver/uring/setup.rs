@@ -150,10 +150,7 @@ fn optional<R>(
 fn make_ring(config: &DriverConfig, capabilities: &mut Capabilities) -> io::Result<(IoUring, Flags)> {
     let wanted = config.ring_entries.clamp(1, 1 << 15).next_power_of_two();
     let is_off = config.without.contains(&"ring_entries");
-    let mut entries = if is_off { wanted.min(RING_ENTRIES_MIN) } else { wanted };
-    while !config.budget.allows_ring(entries) {
-        entries /= 2;
-    }
+    let mut entries = if is_off { wanted.min(RING_ENTRIES_MIN) } else { config.budget.ring_entries(wanted) };
     let mut flags = Flags::wanted(config);
     let mut patience = UNCHARGE_ROUNDS;
     loop {
