@@ -67,6 +67,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/mesh/bell.rs", "the place of a waker passes between threads with a state word"),
     ("src/os/linux/socket.rs", "an option that no crate wraps"),
     ("src/os/linux/interrupt.rs", "a signal handler, and the stack of the thread that it interrupts"),
+    ("src/runtime/stall.rs", "looks at the task that a thread polls, while the thread stands still"),
     ("src/runtime/task/cells.rs", "memory without a type, between two tasks"),
     ("src/runtime/mesh/mailbox.rs", "says who may take from the remote list, which only one may at a time"),
     ("src/runtime/mesh/reply.rs", "the place of a value passes between threads with a state word"),
@@ -148,6 +149,7 @@ const ATOMICS: &[(&str, &str)] = &[
     ("src/io/buf/arena.rs", "numbers and flags by which nothing is published"),
     ("src/io/driver/uring/receive_ring.rs", "the other side is the kernel, which loom cannot run"),
     ("src/io/driver/waiter.rs", "the other side is a signal handler of the same thread"),
+    ("src/os/linux/interrupt.rs", "the other side is a signal handler of the same thread"),
     ("src/runtime/metrics.rs", "counters with one writer, by which nothing is published"),
     ("src/runtime/task/state.rs", "numbers of tasks, by which nothing is published"),
 ];

@@ -21,21 +21,23 @@
 //! 64 KiB, and nothing else; a system call that the signal interrupts is begun again by the kernel, or fails with `EINTR` where calls
 //! do that.
 
+#![expect(unsafe_code, reason = "looks at the task that a thread polls, while the thread stands still")]
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::shared::Shared;
-use super::task::{Label, TaskId, interrupted};
+use super::task::{Label, PolledThere, TaskId};
 use super::worker_id::WorkerId;
 use crate::os::{
     Frame, INTERRUPT_SIGNAL, Interruptible, Registers, handle_interrupts, interrupt, monotonic_ns,
 };
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicU64};
+use crate::sync::atomic::{AtomicU8, AtomicU64};
 
 /// A poll that takes too long, as it was seen while it lasted.
 #[derive(Clone, Debug)]
@@ -131,8 +133,8 @@ const ANSWER_LOOKS: u32 = 100;
 pub(crate) struct Watch {
     /// Odd in a turn, another number each time; even when parked, before the first and after the last.
     turn: AtomicU64,
-    /// What the system calls the worker's thread; 0 while there is none.
-    thread: AtomicI32,
+    /// What the system calls the worker's thread, while there is one.
+    thread: Mutex<Option<i32>>,
     state: AtomicU8,
     taken: Mutex<Taken>,
 }
@@ -158,7 +160,7 @@ impl Watch {
         let taken = Taken { registers: Registers::default(), stack, words: 0, task: None };
         Arc::new(Watch {
             turn: AtomicU64::new(0),
-            thread: AtomicI32::new(0),
+            thread: Mutex::new(None),
             state: AtomicU8::new(QUIET),
             taken: Mutex::new(taken),
         })
@@ -176,42 +178,39 @@ impl Watch {
 
     /// Lets the calling thread, the worker's, be asked where it is.
     pub(crate) fn enter(self: &Arc<Watch>) -> Watched {
-        // The handler asks for the running task. If that were to be this thread's first look, it might have to allocate the place.
-        let _none = interrupted();
-        let watch = Arc::clone(self);
-        let interruptible = Interruptible::new(Box::new(move |registers| watch.on_interrupt(registers)));
-        self.thread.store(interruptible.thread(), Release);
+        let (watch, polled) = (Arc::clone(self), PolledThere::of_this_thread());
+        let look = move |registers: &Registers| watch.on_interrupt(registers, polled);
+        let interruptible = Interruptible::new(Box::new(look));
+        *lock(&self.thread) = Some(interruptible.thread());
         Watched { watch: Arc::clone(self), _interruptible: interruptible }
     }
 
-    /// Runs in the signal handler (the module's text says what it may do). Whether the signal was the watchdog's.
-    fn on_interrupt(&self, registers: &Registers) -> bool {
-        // Acquire: pairs with the Release of `ask`; what was taken last is out of the way.
+    /// Runs in the signal handler (the module's text says what it may do).
+    fn on_interrupt(&self, registers: &Registers, polled: PolledThere) {
+        // A signal that comes late finds that nobody asks any more. Acquire: pairs with the Release of `ask`; what was taken last is
+        // out of the way.
         if self.state.load(Acquire) != ASKED {
-            return false;
+            return;
         }
-        let Ok(mut taken) = self.taken.try_lock() else { return true };
+        let Ok(mut taken) = self.taken.try_lock() else { return };
         let taken = &mut *taken;
         taken.registers = *registers;
         taken.words = registers.copy_stack(&mut taken.stack);
         // An answer that was too late may lie there still, and must not be dropped here: that could free memory.
         if taken.task.is_none() {
-            taken.task = interrupted();
+            // SAFETY: this is called while the thread that entered stands still, interrupted or suspended.
+            taken.task = unsafe { polled.task() };
         }
         // Release: pairs with the Acquire of `ask`, and publishes nothing that the lock does not.
         self.state.store(TAKEN, Release);
-        true
     }
 
     /// Asks the worker's thread where it is. `None` if it does not answer.
     fn ask(&self, signal: i32) -> Option<Answer> {
-        let thread = self.thread.load(Acquire);
-        if thread == 0 {
-            return None;
-        }
-        self.lock().task = None;
+        lock(&self.taken).task = None;
         self.state.store(ASKED, Release);
-        if interrupt(thread, signal) {
+        // Sent under the lock, without which the thread does not leave: its number is not another's yet.
+        if lock(&self.thread).is_some_and(|thread| interrupt(thread, signal)) {
             for _ in 0..ANSWER_LOOKS {
                 if self.state.load(Acquire) == TAKEN {
                     break;
@@ -223,13 +222,9 @@ impl Watch {
         if self.state.swap(QUIET, AcqRel) != TAKEN {
             return None;
         }
-        let mut taken = self.lock();
+        let mut taken = lock(&self.taken);
         let frames = frames(&taken.registers, &taken.stack[..taken.words]);
         Some(Answer { task: taken.task.take(), frames })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -251,8 +246,12 @@ pub(crate) struct Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.watch.park();
-        self.watch.thread.store(0, Release);
+        *lock(&self.watch.thread) = None;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(feature = "backtrace")]

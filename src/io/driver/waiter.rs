@@ -14,7 +14,7 @@
 )]
 
 use std::fmt;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicPtr, compiler_fence};
 use std::task::{Context, RawWakerVTable, Waker};
@@ -52,8 +52,8 @@ impl RawWaiter {
 }
 
 thread_local! {
-    /// The task that is being polled on this thread, or null: a local variable of `run_as`. A signal handler may look at it, so it is
-    /// one word, and changes in one piece.
+    /// The task that is being polled on this thread, or null: a local variable of `run_as`. Whoever stops the thread may look at it, so
+    /// it is one word, and changes in one piece.
     static RUNNING: AtomicPtr<RawWaiter> = const { AtomicPtr::new(ptr::null_mut()) };
 }
 
@@ -80,10 +80,10 @@ pub(crate) unsafe fn run_as<R>(task: RawWaiter, poll: impl FnOnce() -> R) -> R {
             put(self.0);
         }
     }
-    /// Says who is being polled, to the code that this thread goes on with and to whoever interrupts it.
+    /// Says who is being polled, to the code that this thread goes on with and to whoever stops it.
     fn put(task: *mut RawWaiter) {
-        // A signal handler of this thread sees the thread's memory as the compiler ordered its changes: the one to the address comes
-        // after what it points to was written, and before that place is used for something else.
+        // Who stops this thread sees its memory as the compiler ordered the changes: the one to the address comes after what it
+        // points to was written, and before that place is used for something else.
         compiler_fence(SeqCst);
         RUNNING.with(|running| running.store(task, Relaxed));
         compiler_fence(SeqCst);
@@ -94,8 +94,36 @@ pub(crate) unsafe fn run_as<R>(task: RawWaiter, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
-/// The data pointer of the task that is being polled on this thread, if one is and its functions are `vtable`. A signal handler may
-/// ask for the task that it has interrupted.
+/// Where a thread has the task that it polls, for whoever stops the thread to look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunningThere(NonNull<AtomicPtr<RawWaiter>>);
+
+// SAFETY: it is an address until somebody calls `get`, which vouches for the thread that it belongs to.
+unsafe impl Send for RunningThere {}
+// SAFETY: as above.
+unsafe impl Sync for RunningThere {}
+
+impl RunningThere {
+    /// Where the calling thread has it.
+    pub(crate) fn of_this_thread() -> RunningThere {
+        RUNNING.with(|running| RunningThere(NonNull::from(running)))
+    }
+
+    /// The data pointer of the task that is being polled there, if one is and its functions are `vtable`.
+    ///
+    /// # Safety
+    ///
+    /// The thread has not ended and stands still: this is called by a signal handler on it, or it is suspended.
+    pub(crate) unsafe fn get(self, vtable: &'static WaiterVTable) -> Option<*const ()> {
+        // SAFETY: the thread has not ended, and with it what is local to it.
+        let task = unsafe { self.0.as_ref() }.load(Relaxed);
+        // SAFETY: as in `now_running`; and since the thread stands still it stays so.
+        let task = unsafe { task.as_ref() }?;
+        ptr::eq(task.vtable, vtable).then_some(task.data)
+    }
+}
+
+/// The data pointer of the task that is being polled on this thread, if one is and its functions are `vtable`.
 pub(crate) fn running(vtable: &'static WaiterVTable) -> Option<*const ()> {
     now_running().filter(|task| std::ptr::eq(task.vtable, vtable)).map(|task| task.data)
 }

@@ -6,7 +6,7 @@
 //! allocation, no other lock, no system call that could be in its own way.
 //!
 //! The handler of a signal is installed once and stays, as with every library that handles signals: a signal on its way must find it.
-//! A signal that was not for us goes to the handler that was there before.
+//! Ours carry a value by which they are known, however late they come. Any other signal goes to the handler that was there before.
 #![expect(unsafe_code, reason = "a signal handler, and the stack of the thread that it interrupts")]
 
 use std::cell::Cell;
@@ -14,6 +14,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::compiler_fence;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The signal to interrupt by, unless the program says another: nearly no program uses `SIGURG` (it tells of TCP's urgent data), and those
@@ -29,8 +31,8 @@ static BEFORE: [OnceLock<libc::sigaction>; SIGNALS] = [const { OnceLock::new() }
 /// Held while a handler is installed.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// What is done when the thread is interrupted; says whether the signal was meant for it.
-type OnInterrupt = Box<dyn Fn(&Registers) -> bool>;
+/// What is done when the thread is interrupted.
+type OnInterrupt = Box<dyn Fn(&Registers)>;
 
 thread_local! {
     /// What this thread left for the handler. A pointer is stored in one piece, and there is no destructor.
@@ -60,7 +62,10 @@ impl Interruptible {
     pub(crate) fn new(on_interrupt: OnInterrupt) -> Interruptible {
         assert!(TARGET.get().is_null(), "a thread is interrupted on behalf of one runtime");
         let target = Box::into_raw(Box::new(Target { on_interrupt, stack: own_stack().unwrap_or(0..0) }));
+        // The handler of this thread sees its memory as the compiler ordered the changes: first the target, then its address.
+        compiler_fence(SeqCst);
         TARGET.set(target);
+        compiler_fence(SeqCst);
         // SAFETY: the call has no preconditions.
         Interruptible { target, thread: unsafe { libc::gettid() } }
     }
@@ -74,6 +79,8 @@ impl Interruptible {
 impl Drop for Interruptible {
     fn drop(&mut self) {
         TARGET.set(ptr::null());
+        // As in `new`: the address goes first.
+        compiler_fence(SeqCst);
         // SAFETY: from `Box::into_raw` in `new`. It is `!Send` by the pointer, so this is its thread: no handler is under way on it
         // (it would have to end first), and the next finds nothing.
         drop(unsafe { Box::from_raw(self.target.cast_mut()) });
@@ -134,26 +141,64 @@ pub(crate) fn handle(signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Interrupts a thread of this process. If it has ended, nothing happens, or another thread of ours ignores the signal.
+/// Interrupts a thread of this process that has not ended.
 pub(crate) fn interrupt(thread: i32, signal: i32) -> bool {
-    // SAFETY: both calls have no preconditions; `tgkill` reaches threads of this process only.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) == 0 }
+    // SAFETY: `getpid` and `getuid` have no preconditions.
+    let (pid, uid) = unsafe { (libc::getpid(), libc::getuid()) };
+    let value = (&raw const OURS).addr();
+    let info =
+        QueuedInfo { signal, errno: 0, code: libc::SI_QUEUE, _pad: 0, pid, uid, value, _rest: [0; 12] };
+    // SAFETY: the call reads the information, which has the size and the layout of the kernel's. It reaches threads of this process only.
+    unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, thread, signal, &raw const info) == 0 }
+}
+
+/// Its address is the value that our signals carry: nobody else's do.
+static OURS: u8 = 0;
+
+/// What the kernel is told of a signal, as `siginfo_t` of the kind `SI_QUEUE` lies in memory.
+#[repr(C)]
+struct QueuedInfo {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    _pad: i32,
+    pid: libc::pid_t,
+    uid: libc::uid_t,
+    value: usize,
+    _rest: [u64; 12],
+}
+
+const _: () = assert!(size_of::<QueuedInfo>() == size_of::<libc::siginfo_t>());
+
+/// Whether it was [`interrupt`] that sent a signal.
+///
+/// # Safety
+///
+/// The kernel handed `info` to a handler with `SA_SIGINFO`.
+unsafe fn is_ours(info: *const libc::siginfo_t) -> bool {
+    // SAFETY: the caller's own promise: there is a `siginfo_t`; one with this code has a sender and a value.
+    unsafe {
+        (*info).si_code == libc::SI_QUEUE
+            && (*info).si_pid() == libc::getpid()
+            && (*info).si_value().sival_ptr.addr() == (&raw const OURS).addr()
+    }
 }
 
 /// The handler.
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let target = TARGET.get();
-    if !target.is_null() {
-        // SAFETY: it is there until this thread takes it away again, which it cannot do while it is interrupted. The kernel hands a
-        // handler with SA_SIGINFO the interrupted thread's context.
-        let ours = unsafe {
-            let target = &*target;
-            let registers = Registers::of(&*context.cast::<libc::ucontext_t>(), &target.stack);
-            (target.on_interrupt)(&registers)
-        };
-        if ours {
-            return;
+    // SAFETY: the handler is installed with SA_SIGINFO.
+    if unsafe { is_ours(info) } {
+        let target = TARGET.get();
+        if !target.is_null() {
+            // SAFETY: it is there until this thread takes it away again, which it cannot do while it is interrupted. The kernel hands a
+            // handler with SA_SIGINFO the interrupted thread's context.
+            unsafe {
+                let target = &*target;
+                let registers = Registers::of(&*context.cast::<libc::ucontext_t>(), &target.stack);
+                (target.on_interrupt)(&registers);
+            }
         }
+        return;
     }
     let before = usize::try_from(signal).ok().and_then(|signal| BEFORE.get(signal)?.get());
     let Some(before) = before else { return };
@@ -265,7 +310,6 @@ mod tests {
                     let mut stack = stack.borrow_mut();
                     let words = registers.copy_stack(&mut stack);
                     seen.store(1 + usize::from(stack[..words].contains(&MARK)), Ordering::Release);
-                    true
                 }));
                 say.send(target.thread()).expect("the test waits");
                 while found.load(Ordering::Acquire) == 0 {
@@ -277,6 +321,37 @@ mod tests {
         assert!(interrupt(thread_id, libc::SIGURG));
         thread.join().expect("it does not panic");
         assert_eq!(found.load(Ordering::Acquire), 2, "the local variable is in the copy");
+    }
+
+    // A question that is answered too late is nobody else's: a program that handles the same signal would take it for its own. And
+    // its own must reach it, on a thread that is watched, too.
+    #[test]
+    fn our_signals_stay_with_us_and_others_go_to_who_handled_them() {
+        static TAKEN: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn take(_: i32) {
+            TAKEN.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the handler does what a handler may. No other test uses this signal.
+        unsafe { libc::signal(libc::SIGUSR2, take as *const () as libc::sighandler_t) };
+        handle(libc::SIGUSR2).expect("it can be handled");
+        // SAFETY: the calls have no preconditions; what `raise` sends is handled.
+        let (own, raise) = unsafe { (libc::gettid(), || libc::raise(libc::SIGUSR2)) };
+        assert!(interrupt(own, libc::SIGUSR2));
+        assert_eq!(
+            TAKEN.load(Ordering::Relaxed),
+            0,
+            "nobody waits for it on this thread, and yet it is ours"
+        );
+
+        let looks = Arc::new(AtomicUsize::new(0));
+        let looked = Arc::clone(&looks);
+        let _target = Interruptible::new(Box::new(move |_| {
+            looked.fetch_add(1, Ordering::Relaxed);
+        }));
+        assert_eq!(raise(), 0);
+        assert_eq!((TAKEN.load(Ordering::Relaxed), looks.load(Ordering::Relaxed)), (1, 0), "somebody else's");
+        assert!(interrupt(own, libc::SIGUSR2));
+        assert_eq!((TAKEN.load(Ordering::Relaxed), looks.load(Ordering::Relaxed)), (1, 1), "ours");
     }
 
     // A second signal for a thread that has left would call what is gone.

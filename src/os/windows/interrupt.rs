@@ -46,8 +46,8 @@ pub(crate) const INTERRUPT_SIGNAL: i32 = 0;
 /// Whom [`interrupt`] may look at.
 static TARGETS: Mutex<Vec<Target>> = Mutex::new(Vec::new());
 
-/// What is done when the thread is interrupted; says whether that was meant for it. It is called on the thread that looks.
-type OnInterrupt = Box<dyn Fn(&Registers) -> bool + Send + Sync>;
+/// What is done when the thread is interrupted. It is called on the thread that looks.
+type OnInterrupt = Box<dyn Fn(&Registers) + Send + Sync>;
 
 struct Target {
     /// Its number, as the system has it.
@@ -216,7 +216,6 @@ mod tests {
                     let mut stack = stack.try_lock().expect("one at a time");
                     let words = registers.copy_stack(&mut stack);
                     found.store(1 + usize::from(stack[..words].contains(&MARK)), Ordering::Release);
-                    registers.instruction != 0
                 }));
                 say.send(target.thread()).expect("the test waits");
                 while !leave.load(Ordering::Acquire) {

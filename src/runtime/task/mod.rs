@@ -181,7 +181,9 @@ mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub(crate) use executor::{Entered, Executor};
+#[cfg(not(loom))]
+pub(crate) use executor::Entered;
+pub(crate) use executor::Executor;
 pub(crate) use finished::Finished;
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use label::Class;
@@ -191,5 +193,5 @@ pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;
 #[cfg(not(loom))]
-pub(in crate::runtime) use waker::interrupted;
+pub(in crate::runtime) use waker::PolledThere;
 pub use waker::{id, name};

@@ -21,6 +21,8 @@ use super::executor::{self, Executor};
 use super::label::Label;
 use super::raw::{Shared, TaskRef};
 use super::state::{Header, Life, Request};
+#[cfg(not(loom))]
+use crate::io::driver::waiter::RunningThere;
 use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
 
 /// Polls by `poll`, with a waker and a waiter that stand for `task`.
@@ -70,11 +72,31 @@ pub fn name() -> Option<Cow<'static, str>> {
     with_running(|task| task.name().cloned()).flatten()
 }
 
-/// Number and label of the task that is being polled on this thread. Allocates nothing and takes no lock: a signal handler may ask
-/// for the task that it has interrupted, which goes on, and so is kept, afterwards.
+/// Which task a thread polls, for whoever stops the thread to look.
 #[cfg(not(loom))]
-pub(in crate::runtime) fn interrupted() -> Option<(TaskId, Label)> {
-    with_running(|task| (task.id, task.label()))
+#[derive(Clone, Copy, Debug)]
+pub(in crate::runtime) struct PolledThere(RunningThere);
+
+#[cfg(not(loom))]
+impl PolledThere {
+    /// Which one the calling thread polls.
+    pub(in crate::runtime) fn of_this_thread() -> PolledThere {
+        PolledThere(RunningThere::of_this_thread())
+    }
+
+    /// Number and label of the task. Allocates nothing, takes no lock.
+    ///
+    /// # Safety
+    ///
+    /// As [`RunningThere::get`].
+    pub(in crate::runtime) unsafe fn task(self) -> Option<(TaskId, Label)> {
+        // SAFETY: the caller's own promise.
+        let data = unsafe { self.0.get(&WAITER) }?;
+        // SAFETY: `poll_as` put it there for the length of a poll that goes on when the thread does, and the header is kept meanwhile.
+        // Number and label do not change after the task was made.
+        let header = unsafe { header_of(data).as_ref() };
+        Some((header.id, header.label()))
+    }
 }
 
 /// Calls `look` with the task that is being polled on this thread.
