@@ -47,6 +47,7 @@ use budget::Budget;
 pub use capability::{Capabilities, Feature, Refusal, Unavailable};
 pub(crate) use completion::Answer;
 pub use completion::{Completion, Resource, Yields};
+#[cfg(target_os = "linux")]
 pub(crate) use descriptor::DirectTable;
 pub use descriptor::{Descriptor, DescriptorName, DirectDescriptor, SharedDescriptor};
 #[cfg(windows)]

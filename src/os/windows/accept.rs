@@ -31,22 +31,18 @@ const ADDRESS_BYTES: usize = size_of::<SOCKADDR_IN6>() + 16;
 pub(crate) struct AcceptRoom {
     domain: Domain,
     socket: Option<Socket>,
-    /// Winsock writes numbers of up to eight bytes here.
-    addresses: Addresses,
+    /// Made with the socket.
+    addresses: Option<Box<Addresses>>,
     read: Option<ReadAddresses>,
 }
 
+/// Winsock writes numbers of up to eight bytes here.
 #[repr(C, align(8))]
 struct Addresses([u8; 2 * ADDRESS_BYTES]);
 
 impl Default for AcceptRoom {
     fn default() -> AcceptRoom {
-        AcceptRoom {
-            domain: Domain::IPV4,
-            socket: None,
-            addresses: Addresses([0; 2 * ADDRESS_BYTES]),
-            read: None,
-        }
+        AcceptRoom { domain: Domain::IPV4, socket: None, addresses: None, read: None }
     }
 }
 
@@ -62,7 +58,8 @@ impl AcceptRoom {
     /// What the system said when asked for a socket.
     pub(crate) fn for_one_of(listener: &OwnedDescriptor) -> io::Result<AcceptRoom> {
         let domain = SockRef::from(listener).local_addr()?.domain();
-        let mut room = AcceptRoom { domain, ..AcceptRoom::default() };
+        let addresses = Some(Box::new(Addresses([0; 2 * ADDRESS_BYTES])));
+        let mut room = AcceptRoom { domain, addresses, ..AcceptRoom::default() };
         room.refill()?;
         Ok(room)
     }
@@ -88,9 +85,9 @@ impl AcceptRoom {
         self.socket.take().expect("a room is emptied once for each time it was filled").into()
     }
 
-    /// Where the addresses of `room` go. No reference to them is made.
-    pub(crate) fn addresses(room: *mut AcceptRoom) -> *mut u8 {
-        room.wrapping_byte_add(std::mem::offset_of!(AcceptRoom, addresses)).cast()
+    /// Where the addresses go. They do not move when the room does.
+    pub(crate) fn addresses(&mut self) -> *mut u8 {
+        self.addresses.as_mut().expect("the room was made for a listener").0.as_mut_ptr()
     }
 
     /// Notes what reads the addresses.
@@ -103,7 +100,7 @@ impl AcceptRoom {
         let read = self.read?;
         let (mut local, mut local_len) = (ptr::null_mut(), 0);
         let (mut remote, mut remote_len) = (ptr::null_mut::<SOCKADDR>(), 0);
-        let (block, size) = (self.addresses.0.as_ptr(), Self::ADDRESS_BYTES);
+        let (block, size) = (self.addresses.as_ref()?.0.as_ptr(), Self::ADDRESS_BYTES);
         // SAFETY: the block is one that `AcceptEx` has filled, with these sizes; what comes back points into it.
         unsafe {
             read(

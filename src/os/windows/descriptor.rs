@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::windows::io::{
     AsHandle, AsRawHandle, AsRawSocket, AsSocket, BorrowedHandle, BorrowedSocket, IntoRawHandle,
-    IntoRawSocket, OwnedHandle, OwnedSocket, RawHandle, RawSocket,
+    IntoRawSocket, OwnedHandle, OwnedSocket, RawSocket,
 };
 
 /// An open socket or file, owned: dropping it closes it.
@@ -54,7 +54,7 @@ pub enum RawDescriptor {
     /// A socket.
     Socket(RawSocket),
     /// A file, or anything else that is no socket.
-    Handle(RawHandle),
+    Handle(usize),
 }
 
 impl OwnedDescriptor {
@@ -107,7 +107,7 @@ impl fmt::Display for RawDescriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RawDescriptor::Socket(socket) => write!(f, "socket {socket:#x}"),
-            RawDescriptor::Handle(handle) => write!(f, "{:#x}", handle.addr()),
+            RawDescriptor::Handle(handle) => write!(f, "{handle:#x}"),
         }
     }
 }
@@ -124,7 +124,7 @@ pub(crate) fn lend(descriptor: &OwnedDescriptor) -> BorrowedDescriptor<'_> {
 pub(crate) fn raw(descriptor: &OwnedDescriptor) -> RawDescriptor {
     match &descriptor.kind {
         Kind::Socket(socket) => RawDescriptor::Socket(socket.as_raw_socket()),
-        Kind::Handle(handle) => RawDescriptor::Handle(handle.as_raw_handle()),
+        Kind::Handle(handle) => RawDescriptor::Handle(handle.as_raw_handle().addr()),
     }
 }
 

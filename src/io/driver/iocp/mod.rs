@@ -419,6 +419,7 @@ impl IocpDriver {
         let RawDescriptor::Handle(handle) = os::raw(owned) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket is no file"));
         };
+        let handle = ptr::without_provenance_mut(handle);
         let attached = self.attach(owned, handle, |_| self.skips.files);
         Ok((handle, attached.map(|skips| Target { handle, skips })))
     }
@@ -455,7 +456,7 @@ impl IocpDriver {
     fn call(&mut self, overlapped: *mut Overlapped, target: Target, call: Call) -> Said {
         let Target { handle, skips } = target;
         let (socket, none) = (target.socket(), None);
-        let (mut bytes, mut flags) = (0, 0);
+        let mut bytes = 0;
         let raw: *mut OVERLAPPED = overlapped.cast();
         // SAFETY, for every call below as well: `raw` is in the operation's slot and not in use: it was never shown, or its
         // packet was taken. The handle is open as long as the operation, which owns a count of it. The memory that the call
@@ -498,15 +499,12 @@ impl IocpDriver {
                 unsafe { connect(socket, to, to_len, ptr::null(), 0, &raw mut bytes, raw) != 0 }
             }
             Call::Accept => {
-                let accept = self.extensions.accept;
-                // SAFETY: as above; with this call the block is a `Block<AcceptRoom>` whose room was filled just before, and
-                // its addresses have the sizes that are named.
-                unsafe {
-                    let room = &raw mut (*overlapped.cast::<Block<AcceptRoom>>()).extra;
-                    let (connection, addresses) = ((*room).socket(), AcceptRoom::addresses(room));
-                    let size = AcceptRoom::ADDRESS_BYTES;
-                    accept(socket, connection, addresses.cast(), 0, size, size, &raw mut bytes, raw) != 0
-                }
+                let (accept, size) = (self.extensions.accept, AcceptRoom::ADDRESS_BYTES);
+                // SAFETY: with this call the block is a `Block<AcceptRoom>`, in its slot, and the driver's until the call.
+                let room = unsafe { &mut (*overlapped.cast::<Block<AcceptRoom>>()).extra };
+                let (connection, addresses) = (room.socket(), room.addresses().cast());
+                // SAFETY: as above; the room was filled just before, and its addresses have the sizes that are named.
+                unsafe { accept(socket, connection, addresses, 0, size, size, &raw mut bytes, raw) != 0 }
             }
             Call::Read { into, offset } => {
                 // SAFETY: as above.

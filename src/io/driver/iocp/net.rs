@@ -4,7 +4,6 @@
 use std::io;
 use std::mem::take;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown as How, SocketAddr};
-use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage, SockRef};
 use windows_sys::Win32::Networking::WinSock::{SOCKADDR, WSABUF};
