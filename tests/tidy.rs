@@ -86,6 +86,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/task/waker.rs", "a hand-written vtable over counted references to headers"),
     ("src/signal/linux.rs", "registers signal handlers"),
     ("tests/buffers.rs", "a waker with a vtable of its own"),
+    ("tests/iocp.rs", "a buffer whose memory outlives it; asks the system how many handles there are"),
     ("tests/limits.rs", "installs a seccomp filter"),
 ];
 

@@ -666,7 +666,10 @@ impl IocpDriver {
                     if step == Step::Accept {
                         return self.end(slab, overlapped, Ok(number));
                     }
-                    slab.complete(token, Answer { result: Ok(number), more: true, buffer: None });
+                    slab.complete(
+                        token,
+                        Answer { result: Ok(number), more: true, drained: false, buffer: None },
+                    );
                 }
                 // It was reset while it waited: there is nothing to be had of it, and others wait behind it.
                 Err(error) if step == Step::AcceptMany && is_reset(&error) => {}
@@ -735,7 +738,10 @@ impl IocpDriver {
             }
         }
         self.hide(token);
-        slab.complete(token, Answer { result: result.map_err(code), more: false, buffer: None });
+        slab.complete(
+            token,
+            Answer { result: result.map_err(code), more: false, drained: false, buffer: None },
+        );
     }
 
     /// Asks for the end of an operation. Says whether there was something to ask.

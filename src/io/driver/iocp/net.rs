@@ -238,7 +238,7 @@ unsafe impl<B: IoBuf> PlatformOp<IocpDriver> for Send<B> {
     /// A stream's send goes on until all is sent. Without a copy is how the network takes it in any case, as far as it can.
     fn encode(&mut self, block: &mut Block, driver: &mut IocpDriver) -> io::Result<Request> {
         let part = part(self.buf.io_ptr().cast_mut(), self.buf.io_len());
-        let target = driver.socket(&self.fd)?;
+        let target = driver.socket(self.target())?;
         Ok(block.request(Step::Socket, target, Call::Send { parts: Parts::One(part) }))
     }
 }
