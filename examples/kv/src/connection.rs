@@ -45,12 +45,10 @@ const KEEP: usize = 16 * 1024;
 
 /// Serves a client until it has gone, or must go.
 pub async fn serve(node: Rc<Node>, client: Rc<Client>) {
-    let session = client.session.borrow().clone();
     let mut connection = Connection {
         parser: Parser::new(node.config.limits.value_max),
         batches: (0..node.keyspace.shards()).map(|_| None).collect(),
         spare: Vec::new(),
-        session,
         input: Vec::new(),
         arrived: Vec::new(),
         out: Vec::new(),
@@ -72,7 +70,6 @@ pub async fn serve(node: Rc<Node>, client: Rc<Client>) {
 struct Connection {
     node: Rc<Node>,
     client: Rc<Client>,
-    session: Session,
     parser: Parser,
     /// The beginning of a request whose rest has not arrived.
     input: Vec<u8>,
@@ -133,9 +130,13 @@ impl Connection {
             }
             add(&self.node.counters.bytes_in, data.len() as u64);
             if self.input.is_empty() {
-                // The usual case: whole requests, run from the buffer that the kernel filled.
-                let Some(rest) = self.run_all(&data).await? else { break };
-                self.input.extend_from_slice(&data[rest..]);
+                // The usual case: whole requests, run from the buffer that the kernel filled, and nothing to wait for.
+                let (mut at, pause) = self.run(&data);
+                if !matches!(pause, Pause::Input) || !self.is_settled() || !self.send_at_once()? {
+                    let Some(rest) = self.run_all(&data, at, pause).await? else { break };
+                    at = rest;
+                }
+                self.input.extend_from_slice(&data[at..]);
             } else {
                 self.input.extend_from_slice(&data);
                 if !self.run_input().await? {
@@ -158,7 +159,8 @@ impl Connection {
     /// Runs what has been put together in `input`. Says whether the connection stays open.
     async fn run_input(&mut self) -> std::io::Result<bool> {
         let mut input = std::mem::take(&mut self.input);
-        let Some(rest) = self.run_all(&input).await? else { return Ok(false) };
+        let (at, pause) = self.run(&input);
+        let Some(rest) = self.run_all(&input, at, pause).await? else { return Ok(false) };
         input.drain(..rest);
         self.input = input;
         Ok(true)
@@ -180,12 +182,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Runs every complete request in `data` and sends the replies. Gives where the rest begins, or `None` to close.
-    async fn run_all(&mut self, data: &[u8]) -> std::io::Result<Option<usize>> {
-        let mut at = 0;
+    /// Runs every complete request in `data` and sends the replies, after the first stretch of them was run up to `at`. Gives where
+    /// the rest begins, or `None` to close.
+    async fn run_all(
+        &mut self,
+        data: &[u8],
+        mut at: usize,
+        mut pause: Pause,
+    ) -> std::io::Result<Option<usize>> {
         loop {
-            let (consumed, pause) = self.run(&data[at..]);
-            at += consumed;
             self.settle().await?;
             if self.ended {
                 self.send().await?;
@@ -216,13 +221,15 @@ impl Connection {
                     true
                 }
             };
-            self.client.session.borrow_mut().clone_from(&self.session);
             if !more || self.out.len() >= SEND_AT {
                 self.send().await?;
             }
             if !more {
                 return Ok(Some(at));
             }
+            let (consumed, next) = self.run(&data[at..]);
+            at += consumed;
+            pause = next;
         }
     }
 
@@ -231,7 +238,8 @@ impl Connection {
         let now = now_ms();
         self.client.active.set(now);
         let node = Rc::clone(&self.node);
-        let Connection { session, parser, out, holes, batches, spare, .. } = self;
+        let Connection { client, parser, out, holes, batches, spare, .. } = self;
+        let session = &mut *client.session.borrow_mut();
         let State { shard, journal, gate } = &mut *node.state.borrow_mut();
         let mut push = |batches: &mut Vec<Option<Batch>>,
                         to: u32,
@@ -325,6 +333,11 @@ impl Connection {
         (at, pause)
     }
 
+    /// Whether nothing is owed, and what changed here is as durable as promised.
+    fn is_settled(&self) -> bool {
+        self.holes.is_empty() && self.node.is_committed()
+    }
+
     /// Sends the batches and fills the holes; then waits until what changed here is as durable as promised.
     async fn settle(&mut self) -> std::io::Result<()> {
         if self.holes.is_empty() {
@@ -382,6 +395,7 @@ impl Connection {
     /// Puts the replies where they belong, up to the first that is not there. The output then ends there; what is behind is
     /// given back.
     fn fill_holes(&mut self) -> Vec<u8> {
+        let protocol = self.client.session.borrow().protocol;
         let batch = |shard: u32| self.batches[shard as usize].as_ref().expect("every batch has come back");
         let reply = |(shard, number): (u32, usize)| batch(shard).reply(number);
         let has_reply = |&(shard, number): &(u32, usize)| batch(shard).has_reply(number);
@@ -401,7 +415,7 @@ impl Connection {
             match &hole.owed {
                 Owed::One(shard, number) => self.out.extend_from_slice(reply((*shard, *number))),
                 Owed::Merged(merge, parts) => {
-                    let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
+                    let mut encoder = Encoder::new(&mut self.out, protocol);
                     merge.encode(parts.iter().copied().map(reply), now_us(), &mut encoder);
                 }
             }
@@ -436,7 +450,7 @@ impl Connection {
     fn refuse(&mut self, refused: &Refused) {
         self.holes.clear();
         self.out.clear();
-        let mut encoder = Encoder::new(&mut self.out, self.session.protocol);
+        let mut encoder = self.encoder();
         limits::misconfigured(refused, &mut encoder);
         self.ended = true;
     }
@@ -477,17 +491,18 @@ impl Connection {
             }
             Action::Info(sections) => {
                 let info = crate::server::info(&node).await;
-                info.encode(&sections, &mut Encoder::new(&mut self.out, self.session.protocol));
+                info.encode(&sections, &mut self.encoder());
             }
             Action::Clients(filter) => {
                 let clients = self.clients().await;
-                filter.encode(&clients, &mut Encoder::new(&mut self.out, self.session.protocol));
+                filter.encode(&clients, &mut self.encoder());
             }
             Action::Kill(filter) => {
                 let clients = self.clients().await;
-                let chosen = filter.choose(&clients, &mut Encoder::new(&mut self.out, self.session.protocol));
-                let own = chosen.contains(&self.session.id);
-                let others: Vec<_> = chosen.into_iter().filter(|id| *id != self.session.id).collect();
+                let chosen = filter.choose(&clients, &mut self.encoder());
+                let id = self.client.session.borrow().id;
+                let own = chosen.contains(&id);
+                let others: Vec<_> = chosen.into_iter().filter(|other| *other != id).collect();
                 node.ask_all(async move |node: &Rc<Node>| node.kill(&others).await).await;
                 if own {
                     return Next::Close;
@@ -500,9 +515,13 @@ impl Connection {
         Next::GoOn
     }
 
+    /// Replies go behind what the output holds.
+    fn encoder(&mut self) -> Encoder<'_> {
+        Encoder::new(&mut self.out, self.client.session.borrow().protocol)
+    }
+
     /// All clients of the server, by id.
     async fn clients(&self) -> Vec<crate::session::ClientInfo> {
-        self.client.session.borrow_mut().clone_from(&self.session);
         let mut clients: Vec<_> = self
             .node
             .ask_all(async |node: &Rc<Node>| node.client_infos())
@@ -524,29 +543,51 @@ impl Connection {
             return Err(std::io::ErrorKind::QuotaExceeded.into());
         }
         self.sent().await?;
+        let waits = self.out.len() > KEEP;
+        self.hand_over()?;
+        if waits { self.sent().await } else { Ok(()) }
+    }
+
+    /// The same without waiting. Says whether that was possible.
+    fn send_at_once(&mut self) -> std::io::Result<bool> {
+        if self.out.is_empty() {
+            return Ok(true);
+        }
+        if self.out.len() > KEEP || !self.is_sent()? {
+            return Ok(false);
+        }
+        self.hand_over()?;
+        Ok(true)
+    }
+
+    /// Hands the output to the kernel, which has none of it now.
+    fn hand_over(&mut self) -> std::io::Result<()> {
         let out = std::mem::replace(&mut self.out, std::mem::take(&mut self.spare_out));
         add(&self.node.counters.bytes_out, out.len() as u64);
         self.client.output.set(out.len());
-        let waits = out.len() > KEEP;
-        let mut write = self.client.stream.write_all(out);
-        if waits {
-            self.sending = Some(write);
-            return self.sent().await;
+        self.sending = Some(self.client.stream.write_all(out));
+        self.is_sent().map(drop)
+    }
+
+    /// Whether the output that was handed over last has been sent. Nobody is woken when it is.
+    fn is_sent(&mut self) -> std::io::Result<bool> {
+        let Some(write) = &mut self.sending else { return Ok(true) };
+        match Pin::new(write).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Ok(false),
+            Poll::Ready((sent, out)) => {
+                self.sending = None;
+                self.take_back(sent, out).map(|()| true)
+            }
         }
-        match Pin::new(&mut write).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => self.sending = Some(write),
-            Poll::Ready((sent, out)) => self.take_back(sent, out)?,
-        }
-        Ok(())
     }
 
     /// Waits until the output that was handed over last has been sent, and keeps receiving meanwhile.
     async fn sent(&mut self) -> std::io::Result<()> {
-        let Some(mut write) = self.sending.take() else { return Ok(()) };
         // The usual case: it was sent long ago. Then nobody needs to be told when, and nothing else to be received.
-        if let Poll::Ready((sent, out)) = Pin::new(&mut write).poll(&mut Context::from_waker(Waker::noop())) {
-            return self.take_back(sent, out);
+        if self.is_sent()? {
+            return Ok(());
         }
+        let Some(mut write) = self.sending.take() else { return Ok(()) };
         let stream = Rc::clone(&self.client.stream);
         let (sent, out) = loop {
             if self.ended || self.arrived.len() > self.node.config.limits.query_max {

@@ -130,7 +130,7 @@ pub struct Client {
     pub stream: Rc<TcpStream>,
     /// Who it is.
     pub peer: SocketAddr,
-    /// Its state, kept up to date at the end of each stretch of commands.
+    /// Its state.
     pub session: RefCell<Session>,
     /// When it came.
     pub since: Instant,
@@ -222,6 +222,16 @@ impl Node {
             persist.wake();
         }
         persist.durable(persist.ticket()).await.map_err(|error| Refused(error.to_string()))
+    }
+
+    /// Whether [`commit`](Self::commit) would not wait, and has no error to tell.
+    #[must_use]
+    pub fn is_committed(&self) -> bool {
+        let Some(persist) = self.persist.get() else { return true };
+        if !self.state.borrow().journal.is_empty() {
+            persist.wake();
+        }
+        persist.has(persist.ticket())
     }
 
     /// Waits while the shard is [behind](Shard::is_behind).

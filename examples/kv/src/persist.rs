@@ -410,7 +410,7 @@ impl Persist {
     }
 
     /// Whether a reply may show what the ticket names.
-    fn has(&self, ticket: Ticket) -> bool {
+    pub(crate) fn has(&self, ticket: Ticket) -> bool {
         let in_memory = match self.opened.fsync() {
             Fsync::Always => 0,
             Fsync::Everysec | Fsync::No if self.failure().is_some() => 0,

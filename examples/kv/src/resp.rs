@@ -220,6 +220,10 @@ impl Parser {
     pub fn parse<'a>(&'a mut self, data: &'a [u8]) -> Result<Option<Frame<'a>>, ProtocolError> {
         if matches!(self.state, State::Start) {
             self.spans.clear();
+            if let Some(len) = whole(data, self.bulk_max, &mut self.spans) {
+                return Ok(Some(Frame { args: Args::new(data, &self.spans), len }));
+            }
+            self.spans.clear();
             match data.first() {
                 None => return Ok(self.incomplete(1)),
                 Some(b'*') => {}
@@ -359,6 +363,50 @@ impl Parser {
             }
         }
     }
+}
+
+/// Reads the usual command: it is all here, and its numbers are plain. Gives its length. `None` says nothing but that: whoever
+/// looks at it byte by byte will know why.
+fn whole(data: &[u8], bulk_max: usize, spans: &mut Vec<Span>) -> Option<usize> {
+    let (count, mut at) = plain_number(data, 0, b'*')?;
+    if count == 0 {
+        return None;
+    }
+    for _ in 0..count {
+        let (len, start) = plain_number(data, at, b'$')?;
+        let end = start + len;
+        at = end + 2;
+        if len > bulk_max || data.len() < at {
+            return None;
+        }
+        spans.push(Span::new(start, end));
+    }
+    Some(at)
+}
+
+/// The number in the line at `at`, which begins with `kind`, and where the next one begins.
+#[inline]
+fn plain_number(data: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
+    let line = data.get(at..)?;
+    let (&first, mut rest) = line.split_first()?;
+    if first != kind {
+        return None;
+    }
+    let mut value = 0;
+    // Nine digits are as many as a limit has, and cannot overflow.
+    for digits in 0..=9 {
+        let (&byte, tail) = rest.split_first()?;
+        match byte {
+            b'0'..=b'9' if digits < 9 => value = value * 10 + usize::from(byte - b'0'),
+            // The byte behind belongs to the line, whatever it is. A leading zero is not plain.
+            b'\r' if digits > 0 && !tail.is_empty() && (digits == 1 || line[1] != b'0') => {
+                return Some((value, at + digits + 3));
+            }
+            _ => return None,
+        }
+        rest = tail;
+    }
+    None
 }
 
 /// Splits an inline command into words, as `sdssplitargs` does: quotes, `\n \r \t \b \a \xHH` inside `"`, `\'` inside `'`.
