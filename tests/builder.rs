@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use veloq::fs::File;
 use veloq::io::driver::{DriverConfig, Unavailable};
 use veloq::net::{TcpListener, TcpStream};
-use veloq::runtime::{Builder, InvalidSetting, Runtime, WORKERS_MAX};
+use veloq::runtime::{Builder, InvalidSetting, Placement, Runtime, WORKERS_MAX};
 use veloq::{WorkerId, spawn_local, spawn_to};
 
 fn builder() -> Builder {
@@ -38,6 +38,7 @@ fn a_setting_out_of_its_bounds_is_an_error_that_names_it() {
     let wrong = [
         ("workers", 0, builder().workers(0)),
         ("workers", WORKERS_MAX + 1, builder().workers(WORKERS_MAX + 1)),
+        ("workers", WORKERS_MAX + 1, Builder::new().placement(Placement::Cores(vec![0; WORKERS_MAX + 1]))),
         ("budget", 0, builder().budget(0)),
         ("background_percent", 0, builder().background_percent(0)),
         ("background_percent", 101, builder().background_percent(101)),

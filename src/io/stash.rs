@@ -166,7 +166,7 @@ impl<T> Stash<T> {
 
     /// Keeps the error of an abandoned receive. That it was cancelled, or that nothing was there, is not worth keeping.
     pub(crate) fn keep_error(&self, error: io::Error) {
-        if !is_cancelled(&error) && error.kind() != io::ErrorKind::WouldBlock {
+        if !is_stopped(&error) && error.kind() != io::ErrorKind::WouldBlock {
             self.push(Err(error));
         }
     }
@@ -312,6 +312,11 @@ impl Stash {
 /// Whether the kernel says that the operation was cancelled.
 pub(crate) fn is_cancelled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(error::CANCELLED)
+}
+
+/// Whether the operation was stopped: before it began, while it waited, or in the middle of it, on a kernel thread (`EINTR`).
+pub(crate) fn is_stopped(error: &io::Error) -> bool {
+    is_cancelled(error) || error.kind() == io::ErrorKind::Interrupted
 }
 
 /// Whether the kernel says that the receive ring is empty.

@@ -371,13 +371,19 @@ impl Builder {
     }
 
     fn check(&self) -> io::Result<()> {
+        if self.thread_name.contains('\0') {
+            let wrong = "`thread_name` holds a NUL, which no thread's name may";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, wrong));
+        }
+        let listed = if let Placement::Cores(cores) = &self.placement { cores.len().max(1) } else { 1 };
         let checks = [
-            ("workers", self.workers.unwrap_or(1), 1, WORKERS_MAX),
+            ("workers", self.workers.unwrap_or(listed), 1, WORKERS_MAX),
             ("budget", self.budget, 1, 1 << 20),
             ("background_percent", self.background_percent as usize, 1, 100),
             ("ring_entries", self.driver.ring_entries as usize, 1, 1 << 15),
             ("blocking_threads", self.blocking.threads_max, 1, BLOCKING_THREADS_MAX),
             ("receive_buffers", usize::from(self.driver.receive_buffers), 0, 1 << 15),
+            ("receive_buffer_bytes", self.driver.receive_buffer_bytes as usize, 1, 1 << 30),
             ("operations_max", self.driver.operations_max as usize, 16, u32::MAX as usize),
         ];
         for (name, found, least, most) in checks {

@@ -338,12 +338,18 @@ fn run_worker(
     let leaves = Leaves(&shared, id);
     let watched = worker.watched();
     let entered = worker.context().enter();
-    while !shared.is_stopping() {
-        worker.work();
-        worker.wait(!shared.is_stopping());
-    }
+    // Whatever ends the turns, what the worker holds ends as it would have.
+    let turns = catch_unwind(AssertUnwindSafe(|| {
+        while !shared.is_stopping() {
+            worker.work();
+            worker.wait(!shared.is_stopping());
+        }
+    }));
     drop(entered);
     drop(watched);
     drop(leaves);
     let _drained = worker.end();
+    if let Err(payload) = turns {
+        resume_unwind(payload);
+    }
 }

@@ -81,6 +81,8 @@ pub(crate) struct Worker {
     budget: usize,
     /// Searches in a row that found nothing.
     failures: u32,
+    /// Whether it has searched since it last ran tasks.
+    searched: Cell<bool>,
     /// What background tasks may have of a busy worker's time.
     background_percent: u32,
     /// When one of them runs though foreground tasks are ready.
@@ -133,6 +135,7 @@ impl Worker {
             background_percent,
             background_due_ns: Cell::new(0),
             failures: 0,
+            searched: Cell::new(false),
         }
     }
 
@@ -176,6 +179,11 @@ impl Worker {
         let parts = &*self.context;
         let ready = executor.pinned_ready();
         parts.shared.spawner.note_polling(parts.id.index(), ready, parts.clock.coarse_ns());
+        // What was robbed to be run at once may have pinned tasks before it by now; and what was placed here since the
+        // summons, others left to the searcher.
+        if self.searched.replace(false) && executor.has_surplus() {
+            parts.shared.spawner.wake_searcher();
+        }
         if executor.has_background() {
             return self.run_both();
         }
@@ -302,9 +310,10 @@ impl Worker {
         let passes = policy::passes(self.failures);
         let taken = (0..passes).map(|_| parts.executor.rob()).find(|taken| *taken > 0).unwrap_or(0);
         parts.shared.spawner.end_search(parts.id.index(), taken);
+        self.searched.set(true);
         if taken == 0 {
             parts.steals_failed.set(parts.steals_failed.get() + 1);
-            self.failures += 1;
+            self.failures = self.failures.saturating_add(1);
             return false;
         }
         parts.steals.set(parts.steals.get() + 1);

@@ -84,8 +84,7 @@ fn plain_function(entry: Entry, options: &Options, function: ItemFn) -> TokenStr
         #(#attrs)*
         #vis fn #name(#inputs) #output {
             #sig #block
-            let runtime = #runtime;
-            runtime.block_on(#name())
+            ::veloq::runtime::Runtime::block_on(#runtime, #name())
         }
     }
 }
@@ -257,14 +256,13 @@ mod tests {
             "async fn main() -> std::io::Result<()> { serve().await }",
             r#"fn main() -> std::io::Result<()> {
                 async fn main() -> std::io::Result<()> { serve().await }
-                let runtime = match ::veloq::runtime::Builder::new().build() {
+                ::veloq::runtime::Runtime::block_on(match ::veloq::runtime::Builder::new().build() {
                     ::std::result::Result::Ok(runtime) => runtime,
                     ::std::result::Result::Err(error) => {
                         ::std::eprintln!("veloq: the runtime cannot start: {error}");
                         ::std::process::exit(1)
                     }
-                };
-                runtime.block_on(main())
+                }, main())
             }"#,
         );
     }
@@ -294,8 +292,10 @@ mod tests {
             #[cfg(feature = "x")]
             fn it_works() -> Result<(), Fault> {
                 async fn it_works() -> Result<(), Fault> { body() }
-                let runtime = ::veloq::runtime::Builder::new().workers(1).pin(false).build().expect("the test's runtime starts");
-                runtime.block_on(it_works())
+                ::veloq::runtime::Runtime::block_on(
+                    ::veloq::runtime::Builder::new().workers(1).pin(false).build().expect("the test's runtime starts"),
+                    it_works()
+                )
             }"#,
         );
     }

@@ -7,13 +7,15 @@
 //! ```text
 //! #[veloq::main(workers = 2)]              fn main() -> io::Result<()> {
 //! async fn main() -> io::Result<()> {          async fn main() -> io::Result<()> { body }
-//!     body                          ───▶       let runtime = match Builder::new().workers(2).build() { .. };
-//! }                                            runtime.block_on(main())
+//!     body                          ───▶       Runtime::block_on(
+//! }                                                match Builder::new().workers(2).build() { .. },
+//!                                                  main(),
+//!                                              )
 //!                                          }
 //! ```
 //!
 //! The macros are thin on purpose: everything they can ask for is a method of `veloq::runtime::Builder`, and a program that
-//! needs more of it writes those four lines itself. This crate is an implementation detail; depend on `veloq`.
+//! needs more of it writes those lines itself. This crate is an implementation detail; depend on `veloq`.
 
 use proc_macro2::TokenStream;
 

@@ -65,7 +65,7 @@ use crate::io::buf::{BufPool, ChunkChange, FixedBuf, Pool};
 use crate::io::socket::Receivers;
 use crate::sync::Arc;
 use slab::{Abandon, About, LetGo, Notice, PayloadType, StableSlab};
-use thread_pool::{ThreadPool, ThreadPoolConfig};
+use thread_pool::{ThreadPool, ThreadPoolConfig, quietly};
 use waiter::Waiter;
 
 /// How long a shutdown waits before it asks again for the cancellation of what is left. A cancellation can miss: an
@@ -93,7 +93,7 @@ pub struct DriverConfig {
     pub direct_descriptors: u32,
     /// Buffers in the receive ring, a power of two up to 32,768; 0 for none.
     pub receive_buffers: u16,
-    /// Bytes of each buffer in the receive ring.
+    /// Bytes of each buffer in the receive ring, and of those that stand in for them; from 1 to 2^30, the largest chunk.
     pub receive_buffer_bytes: u32,
     /// How long a busy worker that has sent something out and would sleep waits for company: for as many answers as it has
     /// lately had at a time, instead of the first. That makes fewer, larger turns, for a delay of at most so much (and
@@ -818,11 +818,11 @@ impl DriverHandle {
             woken.drain(..).for_each(Waiter::wake);
             for notice in notices.drain(..) {
                 match notice {
-                    Notice::Forget(waiter) => drop(waiter),
+                    Notice::Forget(waiter) => quietly(|| drop(waiter)),
                     Notice::Release(token) => {
                         let release = self.0.core.borrow_mut().slab.release_fn(token);
                         if let Some(release) = release {
-                            release(self, token);
+                            quietly(|| release(self, token));
                         }
                     }
                     Notice::Discard(yields, answer) => {

@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 
 use super::waiter::Waiter;
 use super::{Completion, Descriptor, DriverHandle, Operation, Token, WeakDriver, closed_error};
-use crate::io::stash::is_cancelled;
+use crate::io::stash::is_stopped;
 
 /// What every operation says of itself, whatever the platform.
 ///
@@ -226,7 +226,7 @@ impl<T: Operation> Future for Op<T> {
         if let State::Submitted(submitted) = &mut this.state {
             let timed_out = this.timed_out;
             return submitted.poll_with(cx, |operation, mut completion| {
-                if timed_out && completion.result.as_ref().is_err_and(is_cancelled) {
+                if timed_out && completion.result.as_ref().is_err_and(is_stopped) {
                     completion.result = Err(io::ErrorKind::TimedOut.into());
                 }
                 operation.into_output(completion)

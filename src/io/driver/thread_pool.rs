@@ -427,8 +427,8 @@ pub(crate) fn on_own_thread<R: Send + 'static>(
     Ok(Answer { desk, queued: None })
 }
 
-/// Runs what ends with user code (a waker, the destructor of a result) on a thread that has more to do.
-fn quietly(run: impl FnOnce()) {
+/// Runs what ends with user code (a waker, the destructor of a buffer or a result) on a thread that has more to do.
+pub(crate) fn quietly(run: impl FnOnce()) {
     if let Err(payload) = catch(run)
         && let Err(unending) = catch(|| drop(payload))
     {

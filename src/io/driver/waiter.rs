@@ -19,6 +19,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicPtr, compiler_fence};
 use std::task::{Context, RawWakerVTable, Waker};
 
+use super::thread_pool::quietly;
+
 /// What a runtime supplies so that the I/O layer can hold and wake its tasks without knowing them.
 ///
 /// All three functions are called on the worker that owns the task, and only there.
@@ -165,7 +167,7 @@ impl Waiter {
         }
     }
 
-    /// Tells it. A `Waker` is foreign code: no borrow of the driver may be held here.
+    /// Tells it. A `Waker` is foreign code: no borrow of the driver may be held here, and a panic ends with it.
     pub(crate) fn wake(self) {
         match self {
             Waiter::Task(task) => {
@@ -174,7 +176,7 @@ impl Waiter {
                 // SAFETY: `task` held one count, which this call consumes; it was made on this worker and is `!Send`.
                 unsafe { (raw.vtable.wake)(raw.data) };
             }
-            Waiter::Waker(waker) => waker.wake(),
+            Waiter::Waker(waker) => quietly(|| waker.wake()),
         }
     }
 }

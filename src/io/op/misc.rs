@@ -18,7 +18,7 @@ pub struct Poll {
 /// Closes a descriptor, and yields what the kernel said to it.
 #[derive(Debug)]
 pub struct Close {
-    /// Taken out when the kernel has closed it. A close that never ran leaves it here, and the drop closes it.
+    /// Here until the kernel has the request, and again if that never ran: then the drop closes it.
     pub(crate) descriptor: Option<Descriptor>,
 }
 

@@ -247,6 +247,11 @@ impl Executor {
         }
     }
 
+    /// Whether the stealable queue holds a task that is not the next to be polled here.
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.mailbox.queue().in_ring() > usize::from(self.foreground.first.get().is_none())
+    }
+
     /// Robs another worker's stealable queue; this one's is empty. How many tasks that brought. The caller is the searcher.
     pub(crate) fn rob(&self) -> usize {
         let spawner = self.mailbox.spawner();
@@ -492,7 +497,8 @@ impl Executor {
         }
     }
 
-    /// Runs the background task that has been ready for longest. What it spawns is background work, too. Returns whether there was one.
+    /// Runs the background task that has been ready for longest. What it spawns by `spawn_local` is background work, too.
+    /// Returns whether there was one.
     ///
     /// # Panics
     ///

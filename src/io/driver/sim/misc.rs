@@ -2,9 +2,10 @@
 #![expect(unsafe_code, reason = "an encoding is a promise about addresses")]
 
 use std::io;
+use std::mem::ManuallyDrop;
 
 use super::{Request, SimDriver};
-use crate::io::driver::{Completion, PlatformOp};
+use crate::io::driver::{Completion, Descriptor, PlatformOp};
 use crate::io::op::misc::{Cancel, Close, Nop, Poll};
 use crate::io::stash::is_cancelled;
 
@@ -28,17 +29,22 @@ unsafe impl PlatformOp<SimDriver> for Poll {
 
 // SAFETY: the request holds no address.
 unsafe impl PlatformOp<SimDriver> for Close {
-    type Block = ();
+    /// The descriptor, once the kernel has the request. Dropped undecoded, because nobody asked and the driver has ended, it must
+    /// not be closed: the kernel has done that, and the number may be somebody else's by now.
+    type Block = Option<ManuallyDrop<Descriptor>>;
 
-    fn encode(&mut self, (): &mut (), driver: &mut SimDriver) -> io::Result<Request> {
+    fn encode(&mut self, block: &mut Self::Block, driver: &mut SimDriver) -> io::Result<Request> {
         let descriptor = self.descriptor.as_ref().expect("a close is encoded once");
-        Ok(Request::Close { index: driver.index(descriptor)? })
+        let index = driver.index(descriptor)?;
+        *block = self.descriptor.take().map(ManuallyDrop::new);
+        Ok(Request::Close { index })
     }
 
-    /// One that was cancelled never ran: the descriptor is still ours, and the operation's drop closes it.
-    fn decode(&mut self, (): &mut (), completion: &Completion) {
-        let never_ran = completion.result.as_ref().is_err_and(is_cancelled);
-        if !never_ran && let Some(descriptor) = self.descriptor.take() {
+    fn decode(&mut self, block: &mut Self::Block, completion: &Completion) {
+        let Some(descriptor) = block.take().map(ManuallyDrop::into_inner) else { return };
+        if completion.result.as_ref().is_err_and(is_cancelled) {
+            self.descriptor = Some(descriptor); // It never ran: the operation's drop closes it.
+        } else {
             descriptor.closed_by_kernel();
         }
     }

@@ -4,16 +4,20 @@ use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::rc::Rc;
 
+use rustix::io::{fcntl_dupfd_cloexec, fcntl_getfd};
+
 use super::{Faults, Rig, next_once, on_every_backend, poll_once};
+use crate::io::buf::Pool;
 use crate::io::driver::{Descriptor, DriverConfig, Multishot, PlatformDriver, SharedDescriptor};
 use crate::io::op::fs::Open;
 use crate::io::op::misc::Close;
-use crate::io::op::net::{Accept, AcceptMany, Connect, Socket};
+use crate::io::op::net::{Accept, AcceptMany, Connect, RecvMany, Socket};
 use crate::os::OpenHow;
 
 /// A listener, and the address it listens at.
@@ -200,4 +204,62 @@ fn a_cancelled_receive_gives_its_buffer_back() {
 
 fn let_it_end(rig: &Rig) {
     rig.turn_until(|| rig.driver.in_flight() == 0);
+}
+
+/// A future that is forgotten once the kernel has closed its descriptor must not close that number again, which by the driver's end
+/// may be another's.
+#[test]
+fn a_forgotten_close_closes_once() {
+    let rig = Rig::uring(&DriverConfig::default());
+    // Far above the numbers that tests beside this one get, so that nobody else takes it meanwhile.
+    let file = tempfile::tempfile().expect("a temporary file");
+    let high = || fcntl_dupfd_cloexec(&file, 700).expect("a free number");
+    let closed = high();
+    let number = closed.as_raw_fd();
+    let mut close = rig.op(Close { descriptor: Some(Descriptor::Os(closed)) });
+    assert!(poll_once(&mut close).is_pending());
+    let_it_end(&rig);
+    std::mem::forget(close);
+    let taken = high();
+    assert_eq!(taken.as_raw_fd(), number, "the kernel has closed it");
+    rig.end();
+    assert!(fcntl_getfd(&taken).is_ok(), "the number was closed again, and it was somebody else's");
+}
+
+/// A receive that fails on a kernel thread has used up the buffer that it picked. If that were forgotten, the ring would be dry
+/// after as many failures as it has buffers.
+#[test]
+fn a_receive_that_fails_on_a_kernel_thread_gives_its_ring_buffer_back() {
+    const BUFFERS: u16 = 4;
+    let config = DriverConfig { receive_buffers: BUFFERS, ..DriverConfig::default() };
+    let rig = Rig::uring(&config);
+    let pool = Pool::fixed(4 << 20).expect("4 MiB can be mapped");
+    rig.driver.register_buffers(&pool, &config);
+    let on_kernel_threads = |force| {
+        rig.driver.with_backend(|backend| match backend {
+            PlatformDriver::Uring(uring) => uring.force_async = force,
+            PlatformDriver::Sim(_) => panic!("this is about the kernel"),
+        });
+    };
+    on_kernel_threads(true);
+    for _ in 0..4 * BUFFERS {
+        let (one, other) = rig.pair();
+        let mut receive = rig.op(RecvMany { fd: one, credit: 0, once: Some(Rc::default()) });
+        assert!(poll_once(&mut receive).is_pending());
+        // It is with the kernel; whether a kernel thread has begun with it when the cancellation comes is the kernel's.
+        for _ in 0..100 {
+            rig.driver.process_completions().expect("the ring can be entered");
+            std::thread::yield_now();
+        }
+        drop(receive);
+        let_it_end(&rig);
+        drop(other);
+    }
+    on_kernel_threads(false);
+    let (one, other) = rig.pair();
+    rig.send_all(&other, b"x");
+    let received = rig.run(rig.op(RecvMany { fd: one, credit: 0, once: Some(Rc::default()) }));
+    assert_eq!(&received.expect("the ring has its buffers")[..], b"x");
+    assert_eq!(rig.driver.counters().receive_ring_dry, 0);
+    rig.end();
 }

@@ -99,6 +99,8 @@ impl UringDriver {
     /// With an [`Unavailable`](super::Unavailable) as source, if this kernel or its configuration gives no ring that
     /// Veloq can use.
     pub(crate) fn new(config: &DriverConfig) -> io::Result<UringDriver> {
+        // Before the ring is made: nothing fails behind that, so it need not be taken out of the thread's table again.
+        let unparker = Unparker::new().map_err(|error| setup::unavailable(&error, config.ring_entries))?;
         let setup::Made { ring, ring_index, no_iowait, direct, capabilities } = setup::make(config)?;
         Ok(UringDriver {
             ring,
@@ -108,7 +110,7 @@ impl UringDriver {
             answers_lately: 0,
             backlog: VecDeque::new(),
             own_backlog: VecDeque::new(),
-            unparker: Unparker::new()?,
+            unparker,
             wake_armed: false,
             closing: false,
             own_in_flight: 0,
@@ -515,7 +517,13 @@ impl Driver for UringDriver {
     }
 
     fn own(&mut self, yields: Yields, answer: Answer) -> Completion {
-        let Ok(number) = answer.result else { return answer.with(Resource::None) };
+        let Ok(number) = answer.result else {
+            // A receive that failed on a kernel thread has used up the buffer that it picked: it goes back to the ring.
+            if let (Some(buffer), Some(ring)) = (answer.buffer, &mut self.receive_ring) {
+                drop(ring.filled(buffer, 0));
+            }
+            return answer.with(Resource::None);
+        };
         // An answer that names a buffer has one, also if it is stale and nobody knows what it was to yield.
         if let (Some(buffer), Some(ring)) = (answer.buffer, &mut self.receive_ring) {
             return answer.with(Resource::Buffer(ring.filled(buffer, number)));

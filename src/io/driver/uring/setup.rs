@@ -213,7 +213,7 @@ fn report_flags(mut flags: Flags, config: &DriverConfig, capabilities: &mut Capa
 fn check_floor(ring: &IoUring) -> io::Result<()> {
     let mut probe = Probe::new();
     let probed = ring.submitter().register_probe(&mut probe).is_ok();
-    if probed && probe.is_supported(opcode::SendZc::CODE) && ring.params().is_feature_ext_arg() {
+    if probed && probe.is_supported(opcode::SendMsgZc::CODE) && ring.params().is_feature_ext_arg() {
         return Ok(());
     }
     let found = rustix::system::uname();
@@ -226,7 +226,7 @@ fn check_floor(ring: &IoUring) -> io::Result<()> {
 }
 
 /// Says why there is no ring at all.
-fn unavailable(error: &io::Error, entries: u32) -> io::Error {
+pub(super) fn unavailable(error: &io::Error, entries: u32) -> io::Error {
     let need = "an io_uring";
     let (found, remedy) = match error.raw_os_error() {
         Some(libc::ENOSYS) => {
