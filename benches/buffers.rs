@@ -3,6 +3,7 @@
 //! `alloc_and_free` takes a buffer of a size and drops it, over and over, on one thread: from both pools, from the heap as a
 //! `FixedBuf`, as a `Vec` from the system's allocator, from mimalloc, and from a plain list of boxes that were dropped.
 //! `turn` takes 32 and drops all, as a turn of a worker does. `free_elsewhere` drops them on another thread, 1,024 at a time.
+//! `read_4_kib` reads pages of a cached file, 32 at once, into buffers that the kernel knows and into others.
 //!
 //! Look at the items per second, and at those of one run beside each other: they belong to the machine. A buffer of a pool is
 //! page-aligned from 4 KiB up and known to the kernel; a `Vec` is neither.
@@ -16,8 +17,18 @@ use std::thread;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use futures_util::future::join_all;
 use mimalloc::MiMalloc;
-use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, HybridPool};
+use veloq::fs::File;
+use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, HybridPool, IoBuf};
+use veloq::runtime::{Builder, Runtime};
+
+/// Reads of one sample, and those that are under way at once.
+const READS: u64 = 64_000;
+const AT_ONCE: usize = 32;
+
+/// Pages of the file that is read, which the page cache holds.
+const PAGES: usize = 1024;
 
 /// Buffers of one sample: so many that the sample's own cost does not count.
 const BUFFERS: u64 = 100_000;
@@ -178,4 +189,40 @@ fn free_elsewhere<S: Source>(bencher: Bencher<'_, '_>, size: usize) {
     });
     drop(lend);
     other.join().expect("dropping does not panic");
+}
+
+/// Reads pages of a cached file into buffers that `alloc` makes once.
+fn read_pages(bencher: Bencher<'_, '_>, registered: bool, alloc: fn(usize) -> FixedBuf) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("pages");
+    std::fs::write(&path, vec![7; 4096 * PAGES]).expect("the disk has room");
+    let runtime = || Builder::new().workers(1).build().expect("this kernel has io_uring");
+    bencher.counter(ItemsCount::new(READS)).with_inputs(runtime).bench_local_values(|runtime: Runtime| {
+        runtime.block_on(async {
+            let file = File::open(&path).await.expect("it was written");
+            let mut bufs: Vec<_> = (0..AT_ONCE).map(|_| alloc(4096)).collect();
+            assert!(bufs.iter().all(|buf| buf.registration().is_some() == registered));
+            let mut page = 0;
+            for _ in 0..READS / AT_ONCE as u64 {
+                let reads = join_all(bufs.drain(..).map(|buf| {
+                    page = (page + 37) % PAGES as u64;
+                    file.read_at(buf, page * 4096)
+                }));
+                bufs =
+                    reads.await.into_iter().map(|(read, buf)| (read.expect("it is there"), buf).1).collect();
+            }
+        });
+    });
+}
+
+/// The kernel goes by index (`READ_FIXED`).
+#[divan::bench(sample_count = 30)]
+fn read_4_kib_registered(bencher: Bencher<'_, '_>) {
+    read_pages(bencher, true, veloq::alloc);
+}
+
+/// The kernel looks the page up (`READ`).
+#[divan::bench(sample_count = 30)]
+fn read_4_kib_plain(bencher: Bencher<'_, '_>) {
+    read_pages(bencher, false, FixedBuf::heap);
 }

@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "a waker with a vtable of its own")]
 
 use std::future::{Future, poll_fn};
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
@@ -163,6 +163,36 @@ fn lists_are_written_and_read_in_order() {
         assert_eq!([&first[..], &second[..], &third[..]], [&b"abcd"[..], b"ef", b""]);
         let (read, list) = file.read_vectored_at(vec![Vec::with_capacity(8), vec![1; 8]], 4).await;
         assert_eq!((read.expect("it can be read"), list), (6, vec![b"cdefyz".to_vec(), Vec::new()]));
+    });
+}
+
+// What speaks `Read` and `Write` must find every byte once, in order, wherever a buffer ends; and its staging is the pool's, or
+// each operation would have its pages looked up.
+#[test]
+fn what_speaks_read_and_write_is_staged_in_buffers_of_the_pool() {
+    runtime().block_on(async {
+        let (here, there) = pair().await;
+        let lines: Vec<_> = (0..3000usize).map(|n| format!("{n}{}\n", "x".repeat(n % 50))).collect();
+        let all = lines.concat().into_bytes();
+        let sender = spawn_local(async move {
+            for piece in all.chunks(777) {
+                let mut staged = veloq::alloc(1024);
+                staged.write_all(piece).expect("there is room");
+                assert!(staged.registration().is_some());
+                there.write_all(staged).await.0.expect("the peer reads");
+            }
+        });
+        let (mut read, mut line) = (Vec::new(), Vec::new());
+        while read.len() < lines.len() {
+            let mut staged = here.recv().await.expect("it is connected");
+            assert!(staged.registration().is_some() && !staged.is_empty());
+            while staged.read_until(b'\n', &mut line).expect("it never fails") > 0 && line.ends_with(b"\n") {
+                read.push(String::from_utf8(std::mem::take(&mut line)).expect("it was text"));
+            }
+            assert!(staged.is_empty(), "what is left of it is in the line");
+        }
+        sender.await.expect("it was all taken");
+        assert!(read == lines);
     });
 }
 

@@ -29,9 +29,9 @@ const RING: u16 = 4;
 /// How long idleness is watched. A worker that spins makes a hundred thousand turns in it.
 const WATCHED: Duration = Duration::from_millis(300);
 
-/// Turns in which data that has arrived is received though the ring is dry: to be told so, to be told that there is data, and to
-/// get it; as many for the task that counts, since a turn polls one task in that test; and as many in reserve.
-const TURNS_MAX: u64 = 12;
+/// Turns in which data that has arrived is received though the ring is dry: at the end of the first it is taken from the socket, in
+/// the second the reader is polled. As many in reserve, since a busy machine's kernel may deliver what was sent somewhat later.
+const TURNS_MAX: u64 = 4;
 
 /// Two of these tests need most of the descriptors that a process may have.
 fn one_at_a_time() -> MutexGuard<'static, ()> {

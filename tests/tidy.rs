@@ -17,6 +17,7 @@ use std::path::Path;
 /// the lint is re-opened nowhere but here.
 const UNSAFE: &[(&str, &str)] = &[
     ("benches/buffers.rs", "an allocator is called by hand"),
+    ("benches/receive.rs", "a ring of buffers, shared with the kernel by hand"),
     ("bench/src/measure.rs", "asks the kernel for processor time, and pins threads"),
     ("bench/src/peers/bare.rs", "wakers over an `Rc`, futexes, and buffers shown to a ring"),
     ("bench/src/peers/tokio.rs", "generic code cannot see that the futures of some rows are `Send`"),
@@ -131,6 +132,7 @@ const PLATFORMS: &[(&str, &str)] = &[
     ("src/net/tcp_stream.rs", "as std: `as_fd`, or `AsSocket`"),
     ("src/net/udp.rs", "as std: `as_fd`, or `AsSocket`"),
     ("src/signal/mod.rs", "a handler of signals and one of console events may do different things"),
+    ("benches/receive.rs", "tries out what one kernel offers"),
     ("tests/", "a test may be about one platform, and says so at its top"),
 ];
 
