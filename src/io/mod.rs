@@ -20,6 +20,7 @@ pub use driver::{Multishot, Op};
 #[cfg(loom)]
 pub(crate) mod buf {
     mod bell;
+    mod meter;
     mod returns;
 }
 #[cfg(loom)]

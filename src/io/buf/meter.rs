@@ -8,6 +8,7 @@ use std::fmt;
 use super::bell::Bell;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::mutant;
 
 /// Set while the pool waits for room. Sizes are at most `isize::MAX`, and all of them together are in one address space.
 const AWAITED: usize = 1 << (usize::BITS - 1);
@@ -44,10 +45,12 @@ impl Meter {
     pub(super) fn subtract(&self, bytes: usize) {
         // Acquire pairs with the Release in `announce`: it brings the waker in the bell. Nothing else is published: the
         // bytes go to the allocator.
-        let before = self.out.fetch_sub(bytes, Ordering::Acquire);
-        if before & AWAITED != 0 {
+        let order =
+            if mutant("meter: subtracting learns nothing") { Ordering::Relaxed } else { Ordering::Acquire };
+        let before = self.out.fetch_sub(bytes, order);
+        if before & AWAITED != 0 && !mutant("meter: subtracting rings nobody") {
             // Whoever sees the mark twice rings twice. Acquire, as above: the mark that this takes away may be a newer one.
-            self.out.fetch_and(!AWAITED, Ordering::Acquire);
+            self.out.fetch_and(!AWAITED, order);
             self.bell.ring();
         }
     }
@@ -56,7 +59,9 @@ impl Meter {
     #[must_use = "room that is there already rings no bell"]
     pub(super) fn announce(&self, bytes: usize, max: usize) -> bool {
         // Release pairs with the Acquire in `subtract`: it publishes the waker in the bell.
-        let before = self.out.fetch_or(AWAITED, Ordering::Release) & !AWAITED;
+        let publish =
+            if mutant("meter: announcing publishes nothing") { Ordering::Relaxed } else { Ordering::Release };
+        let before = self.out.fetch_or(AWAITED, publish) & !AWAITED;
         before.saturating_add(bytes) <= max
     }
 }
@@ -64,5 +69,59 @@ impl Meter {
 impl fmt::Debug for Meter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meter").field("out_bytes", &self.out_bytes()).finish_non_exhaustive()
+    }
+}
+
+/// The protocol under loom: two foreign threads give back while the pool waits for the room of both.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::future::poll_fn;
+    use std::task::{Poll, Waker};
+
+    use super::*;
+    use crate::sync::model;
+
+    /// The pool waits until both are back, and changes its waker once, as a future does that moves to another task.
+    fn give_back_while_the_pool_waits() {
+        let bell = Arc::new(Bell::new());
+        let meter = Arc::new(Meter::new(Arc::clone(&bell)));
+        meter.add(2);
+        for _ in 0..2 {
+            let meter = Arc::clone(&meter);
+            loom::thread::spawn(move || meter.subtract(1));
+        }
+        let poll = |waker: &Waker| {
+            loop {
+                if meter.has_room(2, 2) {
+                    return Poll::Ready(());
+                }
+                bell.set(waker);
+                if !meter.announce(2, 2) {
+                    return Poll::Pending;
+                }
+            }
+        };
+        if poll(Waker::noop()).is_pending() {
+            // A wake that is missed is a deadlock, which loom finds.
+            loom::future::block_on(poll_fn(|cx| {
+                // As in `returns`: a setter that is late wakes itself until who rings has gone on.
+                loom::thread::yield_now();
+                poll(cx.waker())
+            }));
+        }
+        assert_eq!(meter.out_bytes(), 0);
+    }
+
+    // Room that comes back unnoticed leaves a waiter asleep for ever.
+    #[test]
+    fn loom_room_that_is_waited_for_wakes() {
+        model::holds(give_back_while_the_pool_waits);
+    }
+
+    #[test]
+    fn loom_catches_each_mutant_of_the_meter() {
+        model::catches("meter: subtracting rings nobody", give_back_while_the_pool_waits);
+        model::catches("meter: subtracting learns nothing", give_back_while_the_pool_waits);
+        model::catches("meter: announcing publishes nothing", give_back_while_the_pool_waits);
     }
 }
