@@ -6,7 +6,7 @@
 //! afterwards: each receive brings a *canary*, whose memory outlives it, painted when it is dropped and looked at later. And
 //! what a dropped call had got must be what the next one gets: *no byte and no connection is lost*.
 //!
-//! `VELOQ_ROUNDS` says how many rounds; `scripts/windows storm` runs the thousand.
+//! `VELOQ_ROUNDS` says how many rounds.
 #![cfg(windows)]
 #![expect(
     unsafe_code,
