@@ -40,6 +40,10 @@ use crate::txn::{Transaction, Work, Worked};
 /// Output is sent when it has come to so much, however long the pipeline: the client can read while we go on.
 const SEND_AT: usize = 256 * 1024;
 
+/// Bytes of requests after which what is owed is fetched: a client that writes a gibibyte before it reads would otherwise have
+/// another worker's part of it copied, and a hole for each command of it.
+const STRETCH: usize = 1024 * 1024;
+
 /// Bytes that a connection's buffers keep between requests. An idle client must not hold what a large value once took.
 const KEEP: usize = 16 * 1024;
 
@@ -107,7 +111,7 @@ enum Owed {
 enum Pause {
     /// All complete requests were run.
     Input,
-    /// There is enough to send, or to write.
+    /// There is enough to send, to fetch, or to write.
     Output,
     /// What is owed must be settled before the next command.
     Barrier,
@@ -255,7 +259,7 @@ impl Connection {
         let mut commands = 0;
         let mut at = 0;
         let pause = loop {
-            if out.len() >= SEND_AT || shard.is_behind(journal) {
+            if out.len() >= SEND_AT || at >= STRETCH || shard.is_behind(journal) {
                 break Pause::Output;
             }
             let frame = match parser.parse(&data[at..]) {
@@ -610,7 +614,7 @@ impl Connection {
     fn take_back(&mut self, sent: std::io::Result<()>, mut out: Vec<u8>) -> std::io::Result<()> {
         self.client.output.set(0);
         out.clear();
-        out.shrink_to(KEEP.max(SEND_AT));
+        out.shrink_to(KEEP);
         self.spare_out = out;
         sent
     }

@@ -4,9 +4,10 @@
 //! journal: effects, with absolute times and values. A command that fails changes nothing, and its reply is an error
 //! (`Fault`) in Redis's words; the order of checks is Redis's too, since a request can be wrong in more than one way.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::Cell};
 
 use crate::{
+    batch::REPLIES,
     command::{Command, Id},
     db::{Db, Entry, Key, Millis, NEVER},
     float::{Extended, FloatError},
@@ -552,6 +553,10 @@ impl<'a> Run<'a> {
         let start = self.out.position();
         let mut count = 0;
         for entry in self.shard.dbs[usize::from(self.call.db)].iter() {
+            // As for MGET: nobody sees that it ends here.
+            if self.out.position() > self.shard.output_max {
+                break;
+            }
             if !entry.has_expired(now) && (glob::matches_all(pattern) || glob::matches(pattern, entry.key()))
             {
                 self.out.bulk(entry.key());
@@ -566,7 +571,7 @@ impl<'a> Run<'a> {
         let options = ScanOptions::parse(self.args)?;
         let (out, now) = (&mut self.out, self.call.now);
         let db = &self.shard.dbs[usize::from(self.call.db)];
-        let (visited, mut found) = (std::cell::Cell::new(0), Vec::new());
+        let (visited, bytes, mut found) = (Cell::new(0), Cell::new(0), Vec::new());
         let visit = |entry: &'_ Entry| -> bool {
             visited.set(visited.get() + 1);
             !entry.has_expired(now) && options.wants(entry.key())
@@ -578,10 +583,12 @@ impl<'a> Run<'a> {
                 from,
                 |entry| {
                     if visit(entry) {
+                        bytes.set(bytes.get() + entry.key().len());
                         found.push(entry)
                     }
                 },
-                || visited.get() >= options.count,
+                // COUNT is a hint, and no promise to fill the memory.
+                || visited.get() >= options.count || bytes.get() >= REPLIES,
             );
             let following = || Some(self.shard.index + 1).filter(|&next| next < self.shard.keyspace.shards());
             next.or_else(|| following().map(|shard| self.shard.keyspace.start_of(shard)))

@@ -247,7 +247,11 @@ impl Parser {
                 State::Start => return Ok(Some(self.finish(data, self.at))),
                 State::Header(left) => {
                     let start = self.at;
-                    let number = self.number(data, ProtocolError::BulkLength, ProtocolError::BulkCount);
+                    let (malformed, too_long) = (ProtocolError::BulkLength, ProtocolError::BulkCount);
+                    let number = match data.get(start) {
+                        Some(b'$') => self.number(data, malformed, too_long),
+                        _ => self.unusual_number(data, malformed, too_long),
+                    };
                     // Redis looks at the type only once the line is whole, and at the digits after that.
                     if !matches!(number, Ok(None) | Err(ProtocolError::BulkCount)) && data[start] != b'$' {
                         return Err(ProtocolError::ExpectedBulk(data[start]));
@@ -431,7 +435,8 @@ fn split_words(line: &[u8], words: &mut Vec<u8>, spans: &mut Vec<Span>) -> Optio
 fn split_word<'a>(mut rest: &'a [u8], words: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         rest = match rest {
-            [] | [b' ' | b'\n' | b'\r' | b'\t' | 0x0b | 0x0c, ..] => return Some(rest),
+            // Before a word, the vertical tab and the form feed are space; in it they are not.
+            [] | [b' ' | b'\n' | b'\r' | b'\t', ..] => return Some(rest),
             [quote @ (b'"' | b'\''), tail @ ..] => {
                 let after = split_quoted(*quote, tail, words)?;
                 // A closing quote ends the word: a space must follow, or nothing.

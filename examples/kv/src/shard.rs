@@ -344,6 +344,30 @@ mod tests {
         }
     }
 
+    // What could go wrong: a reply that is too long to be sent is made all the same, and takes as much memory as all keys.
+    #[test]
+    fn a_list_of_keys_ends_when_it_is_too_long_to_be_sent() {
+        let mut shard =
+            Shard::new(0, Keyspace::new(1, 3), &Limits { output_max: 10_000, ..Limits::default() });
+        for n in 0..100_u8 {
+            shard.replay(&Record::Set { db: 0, key: &[n; 1000], value: b"", expire_at: NEVER });
+        }
+        let keys = run(&mut shard, 0, &["KEYS", "*"], &mut Journal::off());
+        assert!((10_001..12_000).contains(&keys.len()), "{}", keys.len());
+        for n in 0..100_u8 {
+            shard.replay(&Record::Set { db: 1, key: &vec![n; 100_000], value: b"", expire_at: NEVER });
+        }
+        shard.dbs.swap(0, 1);
+        let (mut cursor, mut calls) = ("0".to_owned(), 0);
+        while calls == 0 || cursor != "0" {
+            let reply = run(&mut shard, 0, &["SCAN", &cursor, "COUNT", "1000000"], &mut Journal::off());
+            assert!(reply.len() < 1_500_000);
+            cursor = reply.split("\r\n").nth(2).expect("a cursor").to_owned();
+            calls += 1;
+        }
+        assert!((9..=11).contains(&calls), "{calls}");
+    }
+
     #[test]
     fn a_tick_frees_what_was_flushed_and_what_has_expired() {
         let mut shard = shard();

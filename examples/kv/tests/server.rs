@@ -381,6 +381,38 @@ fn a_pipeline_of_large_values_is_answered_without_holding_all_of_them() {
     assert!(peak < 400 * 1024, "600 MiB were answered, twice, with {peak} KiB");
 }
 
+// What could go wrong: a client that writes much before it reads has it all copied for the other worker, at several times its size.
+#[test]
+fn a_long_pipeline_for_the_other_worker_goes_there_in_pieces() {
+    const COMMANDS: usize = 1024 * 1024;
+    let (dir, server) = two_workers();
+    let mut c = server.client();
+    const LARGE: usize = 16 * MEBIBYTE;
+    let keyspace = keyspace(dir.path());
+    let none = |worker| keys_of(&keyspace, worker, "n").next().expect("there are many");
+    assert_eq!(c.setrange("large", isize::try_from(LARGE - 1).expect("few"), "x"), Ok(LARGE));
+    let mut sent = 0;
+    for worker in 0..2 {
+        // Nothing else is read until somebody reads the large value.
+        let small = format!("GET {}\r\n", none(worker)).repeat(COMMANDS);
+        let mut socket = server.socket();
+        socket.write_all(&["GET large\r\n", &small].concat().into_bytes()).expect("it is read");
+        until("all of it has arrived", || {
+            let info: String = cmd("INFO").arg("stats").query(&mut c).expect("text");
+            let line = info.lines().find_map(|line| line.strip_prefix("total_net_input_bytes:"));
+            line.expect("a line for it").parse::<usize>().expect("a number") > sent + small.len()
+        });
+        sent += small.len();
+        socket.shutdown(Shutdown::Write).expect("half a close");
+        let mut replies = Vec::new();
+        socket.read_to_end(&mut replies).expect("the server closes in order");
+        assert!(replies.ends_with(b"$-1\r\n"));
+        assert_eq!(replies.len(), "$16777216\r\n\r\n".len() + LARGE + COMMANDS * 5);
+    }
+    let peak = peak_memory_kib(&server);
+    assert!(peak < 150 * 1024, "two times eight mebibytes were asked, with {peak} KiB");
+}
+
 // What could go wrong: a few bytes journal a large value, and a short pipeline of them takes all memory, or a frame has more than one
 // can have.
 #[test]
