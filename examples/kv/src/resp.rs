@@ -388,29 +388,31 @@ fn whole(data: &[u8], bulk_max: usize, spans: &mut Vec<Span>) -> Option<usize> {
     Some(at)
 }
 
-/// The number in the line at `at`, which begins with `kind`, and where the next one begins.
+/// The number in the line at `at`, which begins with `kind`, and where the next one begins. The byte behind the `\r` belongs to the
+/// line, whatever it is.
 #[inline]
 fn plain_number(data: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
     let line = data.get(at..)?;
-    let (&first, mut rest) = line.split_first()?;
-    if first != kind {
+    if *line.first()? != kind {
         return None;
     }
-    let mut value = 0;
-    // Nine digits are as many as a limit has, and cannot overflow.
-    for digits in 0..=9 {
-        let (&byte, tail) = rest.split_first()?;
-        match byte {
-            b'0'..=b'9' if digits < 9 => value = value * 10 + usize::from(byte - b'0'),
-            // The byte behind belongs to the line, whatever it is. A leading zero is not plain.
-            b'\r' if digits > 0 && !tail.is_empty() && (digits == 1 || line[1] != b'0') => {
-                return Some((value, at + digits + 3));
-            }
-            _ => return None,
+    match line[1..] {
+        [digit @ b'0'..=b'9', b'\r', _, ..] => Some((usize::from(digit - b'0'), at + 4)),
+        [tens @ b'1'..=b'9', digit @ b'0'..=b'9', b'\r', _, ..] => {
+            Some((usize::from(tens - b'0') * 10 + usize::from(digit - b'0'), at + 5))
         }
-        rest = tail;
+        // Nine digits are as many as a limit has, and cannot overflow.
+        [b'1'..=b'9', ..] => {
+            let digits = line[1..].iter().take(9).take_while(|byte| byte.is_ascii_digit()).count();
+            let end = 1 + digits;
+            if line.len() < end + 2 || line[end] != b'\r' {
+                return None;
+            }
+            let number = line[1..end].iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+            Some((number, at + end + 2))
+        }
+        _ => None,
     }
-    None
 }
 
 /// Splits an inline command into words, as `sdssplitargs` does: quotes, `\n \r \t \b \a \xHH` inside `"`, `\'` inside `'`.
@@ -726,6 +728,18 @@ mod tests {
         assert_eq!(read("*1\rxPING\r\n"), Commands::new());
         assert_eq!(read("GET \"a\\x41\\n\\q\" 'it\\'s' \"\"\r\n"), [words(&["GET", "aA\nq", "it's", ""])]);
         assert_eq!(read("foo\0bar\r\nPING\r\n"), Commands::new());
+    }
+
+    // A length that is read wrongly where the whole command is there would cut the stream elsewhere than byte after byte.
+    #[test]
+    fn a_command_read_in_one_go_is_the_one_read_in_pieces() {
+        for len in [0, 1, 9, 10, 99, 100, 999, BULK_MAX] {
+            let (head, body) = (format!("*2\r\n$3\r\nGET\r\n${len}\r\n"), vec![b'k'; len]);
+            let stream = [head.as_bytes(), &body, b"\r\n*1\r\n$4\r\nPING\r\n"].concat();
+            let whole = commands(&stream, &[]);
+            assert_eq!(whole, (vec![vec![b"GET".to_vec(), body], vec![b"PING".to_vec()]], None));
+            assert_eq!(commands(&stream, &vec![1; stream.len()]), whole);
+        }
     }
 
     #[test]
