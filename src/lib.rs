@@ -1,5 +1,5 @@
 //! Veloq is an async runtime for programs that live from I/O: thread-per-core, shared-nothing, with completion I/O
-//! (io_uring on Linux).
+//! (io_uring on Linux, IOCP on Windows).
 //!
 //! # Ten minutes of Veloq
 //!
@@ -61,6 +61,14 @@
 //! | [`signal`] | Ctrl-C and SIGTERM |
 //! | [`runtime`] | building a runtime; services on every worker; counters |
 //! | [`io`] | buffers and pools; operations and drivers, for those who look beneath |
+#![cfg_attr(
+    windows,
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "receive rings, registered memory and tokens as numbers are io_uring's"
+    )
+)]
 
 #[cfg(not(loom))]
 pub mod fs;

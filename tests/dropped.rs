@@ -16,6 +16,9 @@
 //!
 //! `VELOQ_DROPS` says how many operations are dropped, `VELOQ_SEED` in which order; `scripts/storm` runs the full figures.
 
+#[path = "system/descriptors.rs"]
+mod descriptors;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -141,7 +144,7 @@ async fn at_rest(ring: u16) -> Taken {
             spawn_to(worker, async move || worker_at_rest(worker, ring).await).await.expect("no panic"),
         );
     }
-    let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
+    let descriptors = descriptors::open();
     Taken { descriptors, of_workers }
 }
 

@@ -4,6 +4,9 @@
 //! always yields delays due timers and arriving data by a few turns, however long it goes on. The tests count this in
 //! polls of the busy task itself, which is exact, whatever the machine does meanwhile: [`TURN`] polls are at least a turn.
 
+#[path = "system/descriptors.rs"]
+mod descriptors;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::net::TcpStream as StdStream;
@@ -84,9 +87,7 @@ fn a_task_that_yields_for_ever_does_not_delay_arriving_data() {
     let _running = among_others();
     let late = runtime(1).block_on(async {
         let (stream, mut peer) = connected().await;
-        let arrived =
-            stream.as_fd().expect("it is the process's").try_clone_to_owned().expect("a descriptor");
-        let arrived = socket2::Socket::from(arrived);
+        let arrived = duplicate(&stream);
         let busy = Rc::new(Busy::default());
         let mut left = 10 * TURN;
         let endless = spawn_local(Rc::clone(&busy).run(move || {
@@ -309,7 +310,7 @@ async fn figures() -> Figures {
             break;
         }
     }
-    let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
+    let descriptors = descriptors::open();
     Figures { descriptors, slots: now.slots, buffers_out: now.buffers_out, tasks: now.tasks }
 }
 
@@ -333,4 +334,13 @@ async fn connected() -> (TcpStream, StdStream) {
     let peer = StdStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     let (stream, _) = listener.accept().expect("it was connected");
     (TcpStream::from_std(stream).expect("it can be switched to blocking"), peer)
+}
+
+/// The stream's socket, under another number.
+fn duplicate(stream: &TcpStream) -> socket2::Socket {
+    #[cfg(unix)]
+    let socket = stream.as_fd().expect("it is the process's");
+    #[cfg(windows)]
+    let socket = std::os::windows::io::AsSocket::as_socket(stream);
+    socket.try_clone_to_owned().expect("there are descriptors").into()
 }

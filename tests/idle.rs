@@ -3,11 +3,13 @@
 //! Told by the workers' own counters (turns and kernel entries), and by the kernel's of their threads. Each test looks at a
 //! runtime of its own from outside; they take turns, because one of them asks what CPU time the process used.
 
+#[path = "system/cpu_time.rs"]
+mod cpu_time;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{Pid, gettid};
 use veloq::net::{TcpListener, TcpStream};
 use veloq::runtime::{Builder, Handle, WorkerMetrics};
 use veloq::task::CancelToken;
@@ -33,27 +35,47 @@ fn runtime(workers: usize) -> veloq::Runtime {
     Builder::new().workers(workers).pin(false).build().expect("this kernel has io_uring")
 }
 
-/// How often each of these threads has left its CPU, of its own accord or not. A thread that slept all the time has not, and so has
-/// made no system call but the one it sleeps in.
-fn switches(threads: &[Pid]) -> Vec<u64> {
-    let of_thread = |thread: &Pid| {
-        let path = format!("/proc/self/task/{}/status", thread.as_raw_pid());
-        let status = std::fs::read_to_string(path).expect("the thread lives");
-        let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
-        counts.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
-    };
-    threads.iter().map(of_thread).collect()
+/// The threads of a runtime's workers, as the system numbers them, and how often each has left its CPU, of its own accord or not. A thread
+/// that slept all the time has not, and so has made no system call but the one it sleeps in.
+#[cfg(target_os = "linux")]
+mod threads {
+    use rustix::thread::{Pid, gettid};
+    use veloq::WorkerId;
+    use veloq::runtime::Handle;
+
+    pub(super) fn switches(threads: &[Pid]) -> Vec<u64> {
+        let of_thread = |thread: &Pid| {
+            let path = format!("/proc/self/task/{}/status", thread.as_raw_pid());
+            let status = std::fs::read_to_string(path).expect("the thread lives");
+            let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+            counts.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
+        };
+        threads.iter().map(of_thread).collect()
+    }
+
+    pub(super) fn of(handle: &Handle) -> Vec<Pid> {
+        let (answer, answers) = std::sync::mpsc::channel();
+        for worker in 0..handle.workers() {
+            let answer = answer.clone();
+            drop(handle.spawn_to(WorkerId::new(worker), async move || answer.send(gettid())));
+        }
+        drop(answer);
+        answers.iter().collect()
+    }
 }
 
-/// The workers' threads.
-fn threads(handle: &Handle) -> Vec<Pid> {
-    let (answer, answers) = std::sync::mpsc::channel();
-    for worker in 0..handle.workers() {
-        let answer = answer.clone();
-        drop(handle.spawn_to(WorkerId::new(worker), async move || answer.send(gettid())));
+/// Windows does not say how often a thread has run: the workers' counters and the CPU time must do.
+#[cfg(windows)]
+mod threads {
+    use veloq::runtime::Handle;
+
+    pub(super) fn switches(_: &[()]) -> Vec<u64> {
+        Vec::new()
     }
-    drop(answer);
-    answers.iter().collect()
+
+    pub(super) fn of(handle: &Handle) -> Vec<()> {
+        vec![(); handle.workers()]
+    }
 }
 
 /// A worker that looks about once in a while, or that returns from its park for no reason, has turned when it is looked at
@@ -67,11 +89,11 @@ fn an_idle_runtime_makes_no_turns_and_no_system_calls_and_uses_no_cpu() {
     let (handle, stop) = (runtime.handle(), CancelToken::new());
     let (watcher, stopped) = (handle.clone(), stop.clone());
     let watcher = thread::spawn(move || {
-        let threads = threads(&watcher);
+        let threads = threads::of(&watcher);
         let before = settled(&watcher);
-        let (cpu_before, switches_before) = (cpu_time(), switches(&threads));
+        let (cpu_before, switches_before) = (cpu_time::of_process(), threads::switches(&threads));
         thread::sleep(watched);
-        let (cpu, switches) = (cpu_time() - cpu_before, switches(&threads));
+        let (cpu, switches) = (cpu_time::of_process() - cpu_before, threads::switches(&threads));
         let after = counts(&watcher);
         stop.cancel();
         assert_eq!(threads.len(), 2);
@@ -272,10 +294,4 @@ async fn turned(turns: u64) -> WorkerMetrics {
 async fn latest() -> WorkerMetrics {
     veloq::time::sleep(Duration::from_millis(1)).await;
     Handle::current().metrics()[WorkerId::new(0).index()]
-}
-
-/// CPU time that the process has used.
-fn cpu_time() -> Duration {
-    let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(clock).expect("CPU time is not negative")
 }

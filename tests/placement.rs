@@ -3,18 +3,14 @@
 //! What the kernel itself says of the threads is compared with what was asked for. Which CPUs are chosen on machines that are not this one
 //! is tested where the choice is made.
 
-use std::io;
-use std::process::Command;
+#[path = "system/processors.rs"]
+mod processors;
 
-use rustix::thread::{CpuSet, sched_getaffinity};
+use std::io;
+
+use processors::allowed;
 use veloq::WorkerId;
 use veloq::runtime::{Builder, Placement, PlacementError, Seat};
-
-/// The CPUs that the calling thread may use.
-fn allowed() -> Vec<usize> {
-    let set = sched_getaffinity(None).expect("every thread has one");
-    (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
-}
 
 /// For each worker: what the runtime says, and what the kernel says on the worker.
 fn found(builder: Builder) -> Vec<(Option<Seat>, Vec<usize>)> {
@@ -80,7 +76,8 @@ fn a_placement_that_cannot_be_had_is_a_typed_error() {
 }
 
 /// With a quota of one CPU's time, a second worker only takes the first one's. The test runs itself again with another cgroup's
-/// files before its eyes, which takes namespaces that not every machine allows; there it says so.
+/// files before its eyes, which takes namespaces that not every machine allows; there it says so. Other systems have no cgroups.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_quota_is_respected() {
     const CHILD: &str = "VELOQ_TEST_QUOTA";
@@ -113,7 +110,7 @@ fn a_quota_is_respected() {
         }
         let script =
             "mount --bind tree /sys/fs/cgroup && mount --bind self /proc/$$/cgroup || exit 77; exec \"$@\"";
-        let mut child = Command::new("unshare");
+        let mut child = std::process::Command::new("unshare");
         child.args(["-rm", "sh", "-c", script, "sh"]).current_dir(dir.path());
         child.arg(std::env::current_exe().expect("a test has a file"));
         child.args(["--exact", "a_quota_is_respected"]).env(CHILD, expected.to_string());

@@ -2,6 +2,7 @@
 //! process meanwhile.
 //!
 //! The tests send signals to their own process, so they are alone in it and take turns.
+#![cfg_attr(windows, expect(unsafe_code, reason = "plays the console"))]
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -10,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures_util::future::{join_all, select};
-use rustix::process::{Signal, getpid, kill_process};
 use veloq::runtime::{Builder, Runtime};
 use veloq::signal::{ctrl_c, terminate};
 use veloq::{WorkerId, spawn_local, spawn_to};
@@ -24,8 +24,41 @@ fn runtime(workers: usize) -> Runtime {
     Builder::new().workers(workers).pin(false).build().expect("this kernel has io_uring")
 }
 
+#[derive(Clone, Copy)]
+enum Signal {
+    Int,
+    Term,
+}
+
+#[cfg(target_os = "linux")]
 fn raise(signal: Signal) {
-    kill_process(getpid(), signal).expect("a process may signal itself");
+    use rustix::process::{Signal as Number, getpid, kill_process};
+
+    let number = match signal {
+        Signal::Int => Number::INT,
+        Signal::Term => Number::TERM,
+    };
+    kill_process(getpid(), number).expect("a process may signal itself");
+}
+
+/// What a console sends to the processes of its group: here, of its own, so that whoever runs the tests is not hit.
+#[cfg(windows)]
+fn raise(signal: Signal) {
+    use windows_sys::Win32::System::Console::{
+        AllocConsole, CTRL_BREAK_EVENT, CTRL_C_EVENT, GenerateConsoleCtrlEvent,
+    };
+
+    let event = match signal {
+        Signal::Int => CTRL_C_EVENT,
+        Signal::Term => CTRL_BREAK_EVENT,
+    };
+    // A console of its own; there may be one already.
+    // SAFETY: the calls have no preconditions.
+    let sent = unsafe {
+        AllocConsole();
+        GenerateConsoleCtrlEvent(event, 0)
+    };
+    assert_ne!(sent, 0, "{}", io::Error::last_os_error());
 }
 
 /// A future that has been polled once, and so waits for signals from now on.
@@ -52,14 +85,14 @@ fn each_signal_wakes_all_who_wait_for_it_and_nobody_else() {
             stops.push(waiting(ctrl_c()).await);
         }
         let end = waiting(terminate()).await;
-        raise(Signal::INT);
+        raise(Signal::Int);
         for stop in join_all(stops).await {
             stop.expect("the handler is there");
         }
         let mut end = Box::pin(end);
         let early = poll_fn(|cx| Poll::Ready(end.as_mut().poll(cx).is_ready())).await;
-        assert!(!early, "SIGINT is not SIGTERM");
-        raise(Signal::TERM);
+        assert!(!early, "the one is not the other");
+        raise(Signal::Term);
         end.await.expect("the handler is there");
     });
 }
@@ -84,7 +117,7 @@ fn a_signal_reaches_every_worker() {
             }
             tasks.push(task);
         }
-        raise(Signal::TERM);
+        raise(Signal::Term);
         for task in tasks {
             task.await.expect("no panic").expect("the handler is there");
         }
@@ -100,7 +133,7 @@ fn signals_are_waited_for_again_and_again() {
             drop(waiting(ctrl_c()).await);
             let kept = waiting(ctrl_c()).await;
             let (done, other) = (waiting(ctrl_c()).await, waiting(terminate()).await);
-            raise(Signal::INT);
+            raise(Signal::Int);
             select(done, other).await.factor_first().0.expect("the handler is there");
             kept.await.expect("the handler is there");
         }
@@ -113,9 +146,9 @@ fn a_signal_that_nobody_waits_for_does_not_end_the_process() {
     let _turn = one_at_a_time();
     runtime(1).block_on(async {
         drop(waiting(ctrl_c()).await);
-        raise(Signal::INT);
+        raise(Signal::Int);
         let next = waiting(ctrl_c()).await;
-        raise(Signal::INT);
+        raise(Signal::Int);
         spawn_local(next).await.expect("no panic").expect("the handler is there");
     });
 }

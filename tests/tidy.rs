@@ -89,6 +89,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tests/buffers.rs", "a waker with a vtable of its own"),
     ("tests/iocp.rs", "a buffer whose memory outlives it; asks the system how many handles there are"),
     ("tests/limits.rs", "installs a seccomp filter"),
+    ("tests/signals.rs", "plays the console of Windows"),
+    ("tests/system/cpu_time.rs", "asks Windows about this process"),
+    ("tests/system/descriptors.rs", "asks Windows about this process"),
+    ("tests/system/processors.rs", "asks Windows about the calling thread"),
 ];
 
 /// Layers from the top down; a module names its own layer and those below it, never one above.
@@ -123,6 +127,7 @@ const PLATFORMS: &[(&str, &str)] = &[
     ("src/io/driver/iocp/", "Windows"),
     ("src/io/driver/poll/", "readiness, where io_uring is refused"),
     ("src/io/driver/mod.rs", "declares which backends this build has"),
+    ("src/lib.rs", "says that a build without a ring does not use all that rings need"),
     ("src/fs/file.rs", "as std: `as_fd`, or `AsHandle`"),
     ("src/fs/metadata.rs", "as std: what only one system keeps of a file"),
     ("src/fs/open_options.rs", "as std: options that only one system knows"),
@@ -131,6 +136,9 @@ const PLATFORMS: &[(&str, &str)] = &[
     ("src/net/tcp_listener.rs", "as std: `as_fd`, or `AsSocket`"),
     ("src/net/tcp_stream.rs", "as std: `as_fd`, or `AsSocket`"),
     ("src/net/udp.rs", "as std: `as_fd`, or `AsSocket`"),
+    ("src/net/tests.rs", "direct descriptors and limits on them are Linux's"),
+    ("src/runtime/mod.rs", "the simulated kernel is built on Linux"),
+    ("src/runtime/placement.rs", "the tests' machines were captured from Linux"),
     ("src/signal/mod.rs", "a handler of signals and one of console events may do different things"),
     ("benches/receive.rs", "tries out what one kernel offers"),
     ("tests/", "a test may be about one platform, and says so at its top"),

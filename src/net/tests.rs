@@ -536,7 +536,7 @@ fn both_families_can_be_listened_to_at_one_port() {
         let six = TcpListener::builder().only_v6(true).bind("[::]:0").await.expect("a free port");
         let port = six.local_addr().expect("it is bound").port();
         let four = TcpListener::builder().only_v6(true).bind(("0.0.0.0", port)).await.expect("free for IPv4");
-        assert!(four.as_fd().is_ok() && six.as_fd().is_ok());
+        assert_eq!(four.local_addr().expect("it is bound").port(), port);
     });
 }
 
@@ -773,6 +773,7 @@ fn a_listener_of_direct_descriptors_serves() {
 
 // A refusal that ended the listener would take the service down with the first shortage; one that was not told would be
 // a listener that is silent for no reason. Two indices are all there are: the third connection has no room.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_refused_accept_is_told_and_accepting_goes_on() {
     run_with(|config| config.direct_descriptors = 2, async {
@@ -797,6 +798,7 @@ fn a_refused_accept_is_told_and_accepting_goes_on() {
 }
 
 // The same for ordinary descriptors, in a process of its own, since the limit is the process's.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_shortage_of_descriptors_is_told_and_accepting_goes_on() {
     const NAME: &str = "net::tests::a_shortage_of_descriptors_is_told_and_accepting_goes_on";

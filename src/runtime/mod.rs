@@ -59,7 +59,7 @@ mod stall;
 pub(crate) mod task;
 #[cfg(not(loom))]
 pub(crate) mod task_local;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, target_os = "linux", not(loom)))]
 mod tests;
 pub(crate) mod timer;
 #[cfg(not(loom))]

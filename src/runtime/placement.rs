@@ -217,7 +217,7 @@ fn of_node(node: usize, cpus: Vec<Cpu>) -> Result<Vec<Cpu>, PlacementError> {
     Ok(of_node)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use crate::os::{captured, machines};

@@ -64,6 +64,7 @@ impl<T: Operation> Future for Deadline<T> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::net::{TcpListener, TcpStream};
     use std::rc::Rc;
     use std::time::Duration;
 
@@ -72,10 +73,16 @@ mod tests {
     use crate::io::op::net::Recv;
     use crate::io::op::start;
 
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let theirs = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        (listener.accept().expect("it was connected").0, theirs)
+    }
+
     /// An operation that never ends must come back with its buffer; without the cancellation this test would hang.
     #[veloq::test]
     async fn a_receive_that_takes_too_long_gives_its_buffer_back() {
-        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        let (ours, _theirs) = pair();
         let fd = Rc::new(Descriptor::Os(ours.into()));
         let kept = |_, _| panic!("nobody abandons it");
         let recv = Recv { fd, buf: Vec::with_capacity(77), flags: 0, waits: false, stash: None, kept };
@@ -87,7 +94,7 @@ mod tests {
     /// An answer that comes in time must not be touched.
     #[veloq::test]
     async fn an_operation_that_is_in_time_keeps_its_result() {
-        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        let (ours, mut theirs) = pair();
         io::Write::write_all(&mut theirs, b"x").expect("there is room");
         let fd = Rc::new(Descriptor::Os(ours.into()));
         let ready = start(Poll { fd }).deadline(Duration::from_secs(100)).await;

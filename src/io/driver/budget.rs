@@ -67,7 +67,7 @@ impl Budget {
 
     /// Whether `bytes` more may be locked, beside a ring of `entries` and a page for the receive ring's addresses.
     pub(super) fn allows_locked(&self, bytes: usize, entries: u32) -> bool {
-        self.memlock.is_none_or(|share| ring_bytes(entries) + PAGE + bytes as u64 <= share)
+        self.memlock.is_none_or(|share| (ring_bytes(entries) + PAGE).saturating_add(bytes as u64) <= share)
     }
 
     /// Makes chunks so small that the first can be registered beside a ring of `entries_wanted` or what of it fits, and as many more of

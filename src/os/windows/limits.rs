@@ -8,22 +8,11 @@ use windows_sys::Win32::System::JobObjects::{
     JOB_OBJECT_LIMIT_JOB_MEMORY, JOB_OBJECT_LIMIT_PROCESS_MEMORY, JOBOBJECT_EXTENDED_LIMIT_INFORMATION,
     JobObjectExtendedLimitInformation, QueryInformationJobObject,
 };
-use windows_sys::Win32::System::Memory::GetProcessWorkingSetSizeEx;
-use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
-/// What the system keeps of the minimum working set for itself, to lock nothing there: the few pages that its manual speaks of.
-const OVERHEAD: u64 = 16 * 4096;
-
-/// Bytes that this process may lock: the minimum of its working set less a small overhead. A program that wants more raises it
-/// before the runtime starts. `None` if nothing bounds it.
+/// Bytes that this process may lock. Nothing here has to be locked to work, so no bound is one for the runtime: what the quota allows is
+/// found by trying, when memory is mapped.
 pub(crate) fn memlock_limit() -> Option<u64> {
-    let (mut minimum, mut maximum, mut flags) = (0, 0, 0);
-    // SAFETY: the kernel writes three numbers to where it is told; the handle is the process's own.
-    let asked = unsafe {
-        GetProcessWorkingSetSizeEx(GetCurrentProcess(), &raw mut minimum, &raw mut maximum, &raw mut flags)
-    };
-    let minimum = if asked == 0 { 0 } else { u64::try_from(minimum).unwrap_or(u64::MAX) };
-    Some(minimum.saturating_sub(OVERHEAD))
+    None
 }
 
 /// Bytes of memory that this process's job may use, or this process within it: a container's bound. `None` if nothing bounds it.
@@ -58,7 +47,6 @@ mod tests {
     // A bound of 0 would leave a pool without a byte, on a machine with no bound at all.
     #[test]
     fn a_process_without_bounds_is_told_so() {
-        assert!(memlock_limit().is_some());
         assert_ne!(memory_limit(), Some(0));
     }
 }

@@ -14,7 +14,7 @@
 //! One byte before or after is a fault, instead of another allocation's byte. That costs address space and no memory, so it is
 //! done in every build. From 2 MiB up `base` is a multiple of that, as on other systems.
 //!
-//! **Locking** ([`Mapping::lock`]) keeps pages in memory, so that no transfer waits for the paging file. The system gives a process as
+//! **Locked** (`VirtualLock`) is what the quota allows: such pages stay in memory, and no transfer waits for the paging file. The system gives a process as
 //! many locked pages as the minimum of its *working set* says, which is next to nothing unless the program raises it
 //! (`SetProcessWorkingSetSize`). What it does not give is left unlocked.
 //!
@@ -74,7 +74,12 @@ impl Mapping {
         let mapping = Mapping { base, len, reserved: [Some(start), None, None] };
         // SAFETY: the range is this reservation's own and used by nobody.
         let committed = unsafe { VirtualAlloc(base.as_ptr().cast(), len, MEM_COMMIT, PAGE_READWRITE) };
-        if committed.is_null() { Err(io::Error::last_os_error()) } else { Ok(mapping) }
+        if committed.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // As far as the quota goes; what is not locked is used all the same.
+        let _locked = mapping.lock();
+        Ok(mapping)
     }
 
     /// The same, from large pages, which are locked in memory. Only who may lock memory (`SeLockMemoryPrivilege`) gets any.
@@ -103,14 +108,14 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Keeps the first `len` bytes in memory until the mapping is dropped.
+    /// Keeps the bytes in memory until the mapping is dropped.
     ///
     /// # Errors
     ///
     /// What the kernel answered, where the process's working set has no room for them.
-    pub(crate) fn lock(&self, len: usize) -> io::Result<()> {
+    fn lock(&self) -> io::Result<()> {
         // SAFETY: the range is this mapping's, and locking changes nothing that is in it. Unlocked it is by being released.
-        let locked = unsafe { VirtualLock(self.base.as_ptr().cast(), len.min(self.len)) };
+        let locked = unsafe { VirtualLock(self.base.as_ptr().cast(), self.len) };
         if locked == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -207,7 +212,7 @@ mod tests {
     // Pages beyond the quota are refused, not fatal; a few are within every quota.
     #[test]
     fn a_few_pages_can_be_locked() {
-        let map = Mapping::guarded(64 << 10, false).expect("it can be mapped");
-        map.lock(4096).expect("one page is within every working set");
+        let map = Mapping::guarded(4096, false).expect("it can be mapped");
+        map.lock().expect("one page is within every working set");
     }
 }

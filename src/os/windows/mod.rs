@@ -23,7 +23,7 @@ pub(crate) use affinity::{Affinity, run_anywhere};
 pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use console::{ConsoleEvent, Events};
 pub(crate) use descriptor::{AttachedTo, duplicate, forget, lend, raw};
-pub use descriptor::{BorrowedDescriptor, OwnedDescriptor, RawDescriptor};
+pub(crate) use descriptor::{BorrowedDescriptor, OwnedDescriptor, RawDescriptor};
 pub(crate) use file::{direct_alignment, is_direct, set_len_otherwise};
 pub(crate) use interrupt::{
     INTERRUPT_SIGNAL, Interruptible, Registers, handle as handle_interrupts, interrupt,
