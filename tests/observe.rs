@@ -158,7 +158,7 @@ fn a_dump_shows_what_each_task_waits_for() {
         let [operation] = &task.operations[..] else { panic!("it waits for one operation:\n{dump}") };
         assert!(operation.kind.starts_with("accept"), "{dump}");
         assert_eq!(operation.state, OperationState::InFlight);
-        assert!(matches!(operation.descriptor, Some(DescriptorName::Os(fd)) if fd > 2), "{dump}");
+        assert!(matches!(operation.descriptor, Some(DescriptorName::Os(_))), "{dump}");
         assert!(named(&here.tasks, "sleeping").operations.is_empty());
         assert!(named(&here.tasks, "idle").operations.is_empty());
         assert!(here.timers >= 1 && here.next_timer.is_some_and(|next| next <= PATIENCE));
