@@ -14,8 +14,8 @@
 //! One byte before or after is a fault, instead of another allocation's byte. That costs address space and no memory, so it is
 //! done in every build. From 2 MiB up `base` is a multiple of that, as on other systems.
 //!
-//! **Locked** (`VirtualLock`) is what the quota allows: such pages stay in memory, and no transfer waits for the paging file. The system gives a process as
-//! many locked pages as the minimum of its *working set* says, which is next to nothing unless the program raises it
+//! **Locked** (`VirtualLock`) is what the quota allows: such pages stay in memory, and no transfer waits for the paging file. The system
+//! gives a process as many locked pages as the minimum of its *working set* says, which is next to nothing unless the program raises it
 //! (`SetProcessWorkingSetSize`). What it does not give is left unlocked.
 //!
 //! **Which node of a NUMA machine** the pages come from is not asked for: they are of the ideal processor's node of the thread that first
