@@ -178,14 +178,14 @@ fn what_speaks_read_and_write_is_staged_in_buffers_of_the_pool() {
             for piece in all.chunks(777) {
                 let mut staged = veloq::alloc(1024);
                 staged.write_all(piece).expect("there is room");
-                assert!(staged.registration().is_some());
+                assert!(cfg!(windows) || staged.registration().is_some(), "Windows registers no memory");
                 there.write_all(staged).await.0.expect("the peer reads");
             }
         });
         let (mut read, mut line) = (Vec::new(), Vec::new());
         while read.len() < lines.len() {
             let mut staged = here.recv().await.expect("it is connected");
-            assert!(staged.registration().is_some() && !staged.is_empty());
+            assert!((cfg!(windows) || staged.registration().is_some()) && !staged.is_empty());
             while staged.read_until(b'\n', &mut line).expect("it never fails") > 0 && line.ends_with(b"\n") {
                 read.push(String::from_utf8(std::mem::take(&mut line)).expect("it was text"));
             }
