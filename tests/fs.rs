@@ -16,7 +16,7 @@ use std::task::Poll;
 
 use file::descriptors_of;
 use tempfile::TempDir;
-use veloq::fs::{self, Allocation, Buffering, File, Misaligned, OpenOptions};
+use veloq::fs::{self, Buffering, File, Misaligned, OpenOptions};
 use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, IoBuf};
 
 /// A directory of the test's own, on the disk that the tree is built on: /tmp may be one that knows no Direct I/O.
@@ -419,6 +419,8 @@ async fn set_len_grows_with_zeros_and_cuts() {
 #[cfg(unix)]
 #[veloq::test]
 async fn space_is_reserved_and_given_back() {
+    use veloq::fs::Allocation;
+
     const MIB: u64 = 1 << 20;
     let dir = dir();
     let path = dir.path().join("file");
