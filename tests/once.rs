@@ -141,6 +141,37 @@ fn tasks_that_panic_lose_nothing_else() {
     assert_eq!(DROPPED.load(Ordering::Relaxed), tasks);
 }
 
+/// The payload of a panic that nobody will ask for is dropped by the worker. If that panics in turn, the worker must not go with it.
+#[test]
+fn a_grudge_of_a_detached_task_ends_with_it() {
+    static DROPPED: AtomicU64 = AtomicU64::new(0);
+    const TASKS: u64 = 3 * 500;
+    fn bears_a_grudge(early: bool) -> impl Future<Output = ()> {
+        let counted = Counted(&DROPPED);
+        async move {
+            let _counted = counted;
+            if !early {
+                yield_now().await;
+            }
+            resume_unwind(Box::new(Grudge))
+        }
+    }
+    runtime().block_on(async {
+        for n in 0..TASKS / 3 {
+            drop(spawn(bears_a_grudge(n % 2 == 0)));
+            drop(spawn_local(bears_a_grudge(n % 2 == 0)));
+            drop(spawn_pinned(async move || bears_a_grudge(n % 2 == 0).await));
+        }
+        while DROPPED.load(Ordering::Relaxed) < TASKS {
+            yield_now().await;
+        }
+        for worker in veloq::workers() {
+            assert_eq!(spawn_to(worker, async || 7).await.expect("the worker is there"), 7);
+        }
+    });
+    assert_eq!(DROPPED.load(Ordering::Relaxed), TASKS);
+}
+
 /// Must be dropped on the thread that made it.
 struct Local<'a> {
     made_on: ThreadId,

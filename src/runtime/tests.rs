@@ -4,6 +4,7 @@
 //! Each test runs under many seeds. One that fails prints its seed, and fails under it every time.
 
 mod background;
+mod stealing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -58,6 +59,19 @@ impl Crew {
 
     /// Starts `work` on worker 0 and takes turns until it has ended. Its result.
     fn run<T: 'static>(&mut self, work: impl Future<Output = T> + 'static) -> T {
+        self.run_choosing(work, |_| true)
+    }
+
+    /// The same, where in each round only those workers take a turn that are chosen: the others stand still, as in a long poll, and
+    /// meanwhile nobody sleeps.
+    fn run_choosing<T: 'static>(
+        &mut self,
+        work: impl Future<Output = T> + 'static,
+        mut chosen: impl FnMut(usize) -> bool,
+    ) -> T {
+        /// Many times the rounds that a test needs, few enough that one which hangs fails soon.
+        const ROUNDS_MAX: usize = 1_000_000;
+        let mut rounds = 0;
         let result = Rc::new(RefCell::new(None));
         let main: JoinHandle<()> = {
             let (first, result) = (self.workers[0].context(), Rc::clone(&result));
@@ -65,16 +79,19 @@ impl Crew {
             first.spawn_local(async move { *result.borrow_mut() = Some(work.await) })
         };
         while !main.is_finished() {
+            rounds += 1;
+            assert!(rounds < ROUNDS_MAX, "the crew goes round and round, and the main task does not end");
+            let turns: Vec<bool> = (0..self.workers.len()).map(&mut chosen).collect();
             // All work first, then all wait: a worker that waits while another is busy only takes what is there.
-            let mut busy = false;
-            for worker in &mut self.workers {
+            let mut busy = turns.contains(&false);
+            for (worker, _) in self.workers.iter_mut().zip(&turns).filter(|(_, turn)| **turn) {
                 let _entered = worker.context().clone().enter();
                 worker.work();
                 busy |= worker.has_work();
             }
             // Its last poll may have left nothing to wait for.
             busy |= main.is_finished();
-            for worker in &mut self.workers {
+            for (worker, _) in self.workers.iter_mut().zip(&turns).filter(|(_, turn)| **turn) {
                 let _entered = worker.context().clone().enter();
                 worker.wait(!busy);
             }
