@@ -108,6 +108,8 @@ fn the_end_of_a_runtime_waits_for_jobs_that_run_and_drops_those_that_wait() {
         let job = veloq::spawn_blocking(move || {
             say.send(()).expect("the test waits");
             let _gone = dropped.recv();
+            // Not to wait for anything: an end that does not wait for this job has come by then.
+            std::thread::sleep(Duration::from_millis(50));
             finished.store(true, Ordering::Release);
         });
         running.recv().expect("it runs");
