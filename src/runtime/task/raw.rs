@@ -39,7 +39,8 @@ pub(super) struct VTable {
     pub(super) cancel: unsafe fn(NonNull<Header>),
     /// Writes the output to a `*mut Result<T, JoinError>`. Called by the handle of a complete task, once, and not after `drop_output`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
-    /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller.
+    /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller, unless the output is
+    /// what another panic carried.
     pub(super) drop_output: unsafe fn(NonNull<Header>),
     /// Takes the cell's memory back. Called by whoever gave up the last reference.
     free: unsafe fn(NonNull<Header>),
@@ -258,7 +259,15 @@ where
     /// As [`VTable::drop_output`].
     unsafe fn drop_output(task: NonNull<Header>) {
         // SAFETY: the owner of the output has a reference.
-        unsafe { task.cast::<Self>().as_ref() }.empty();
+        let cell = unsafe { task.cast::<Self>().as_ref() };
+        // SAFETY: the stage is the caller's.
+        let has_failed = cell.stage.with_mut(|stage| unsafe { matches!(*stage, Stage::Output(Err(_))) });
+        if has_failed {
+            // What a panic carries is not the caller's, and it depends on the moment who drops it; the owner is quiet about it, too.
+            let _ = catch(|| cell.empty()).map_err(drop_quietly);
+        } else {
+            cell.empty();
+        }
     }
 
     /// # Safety
