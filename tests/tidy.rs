@@ -118,7 +118,7 @@ const NAMES_BACKENDS: &[(&str, &str)] = &[
 const TESTS_FROM_ABOVE: &[(&str, &str)] = &[
     ("src/runtime/tests.rs", "simulated workers run tasks that sleep and spawn as a program's do"),
     ("src/runtime/tests/background.rs", "the same, of two classes"),
-    ("src/runtime/tests/stealing.rs", "the same, of two classes"),
+    ("src/runtime/tests/stealing.rs", "the same, where some stand still"),
 ];
 
 /// Where the platforms may differ: a folder (with `/` at its end) or a file.
