@@ -241,7 +241,8 @@ fn a_future_that_was_polled_once_leaves_nothing_when_it_is_dropped() {
         // These keep the waker of who waited last, as long as they live themselves.
         drop((stream, listener, ticks));
         let mut after = figures().await;
-        after.descriptors += 2;
+        // Those of the stream and the listener, where they are counted.
+        after.descriptors += if cfg!(windows) { 0 } else { 2 };
         assert_eq!(after, before);
         assert_eq!(Arc::strong_count(&wakes), 1, "no waker is kept");
     });
