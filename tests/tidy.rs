@@ -48,6 +48,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/io/driver/uring/fs.rs", "shows the kernel addresses inside operations in their slots"),
     ("src/io/driver/uring/misc.rs", "shows the kernel addresses inside operations in their slots"),
     ("src/io/driver/uring/mod.rs", "enters the ring, and shows the kernel addresses of what slots own"),
+    ("src/io/driver/address.rs", "what the kernel wrote becomes an address"),
     ("src/io/driver/uring/net.rs", "shows the kernel addresses inside operations in their slots"),
     ("src/io/driver/uring/receive_ring.rs", "shares a ring of addresses with the kernel"),
     ("src/io/driver/uring/setup.rs", "one registration that the io-uring crate ties to a borrowed submitter"),

@@ -13,9 +13,9 @@ use windows as system;
 #[cfg(feature = "backtrace")]
 pub(crate) use system::frames;
 pub(crate) use system::{
-    AcceptRoom, Affinity, BorrowedDescriptor, Cpu, FileStatus, INTERRUPT_SIGNAL, Interruptible, OpenExtras,
-    OpenHow, OwnedDescriptor, RawDescriptor, Registers, SystemPath, Topology, coarse_ns, direct_alignment,
-    duplicate, error, file_kind, forget, handle_interrupts, interrupt, is_direct, lend, map, memlock_limit,
+    AcceptRoom, Affinity, BorrowedDescriptor, FileStatus, INTERRUPT_SIGNAL, Interruptible, OpenExtras,
+    OpenHow, OwnedDescriptor, RawDescriptor, Registers, SystemPath, coarse_ns, direct_alignment, duplicate,
+    error, file_kind, forget, handle_interrupts, interrupt, is_direct, lend, map, memlock_limit,
     memory_limit, message, monotonic_ns, peer_name, raw, reuse_address, reuse_port, run_anywhere,
     set_len_otherwise, system_path,
 };
@@ -52,6 +52,25 @@ pub(crate) enum FileKind {
     /// None of these; on Linux the bits of `st_mode` that say what.
     Other(u32),
 }
+
+/// One CPU: a hardware thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cpu {
+    /// Its number, as affinity masks count; on Windows its group's times 64, and its place in the group.
+    pub(crate) number: usize,
+    /// Its NUMA node.
+    pub(crate) node: usize,
+    /// Whom it shares its last cache with: the lowest CPU of them.
+    pub(crate) cache: usize,
+    /// Its core: the lowest CPU of it.
+    pub(crate) core: usize,
+    /// Whether there are faster ones.
+    pub(crate) slow: bool,
+}
+
+/// The CPUs that run, in order of their numbers: as large as the system's own view, which knows nothing of affinity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Topology(pub(crate) Vec<Cpu>);
 
 /// A place in the program, in a backtrace.
 #[derive(Clone, Debug, PartialEq, Eq)]

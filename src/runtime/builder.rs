@@ -269,7 +269,8 @@ impl Builder {
     }
 
     /// The signal by which the watchdog asks a stalled thread where it is; `SIGURG` by default. Its handler stays in place; a signal that
-    /// is not the watchdog's goes to the handler that was there when the first runtime was built.
+    /// is not the watchdog's goes to the handler that was there when the first runtime was built. On Windows, where a thread is asked
+    /// by suspending it, it means nothing.
     #[must_use]
     pub fn stall_signal(mut self, signal: i32) -> Builder {
         self.stall.signal = signal;

@@ -17,6 +17,7 @@
 //! To add an operation: declare it in `io::op` (its fields, its [`OpLifecycle`]), then write its encoding for each
 //! backend in the file of the same name (its `PlatformOp`).
 
+mod address;
 pub(crate) mod budget;
 mod capability;
 mod completion;

@@ -30,7 +30,6 @@ pub(crate) use limits::{memlock_limit, memory_limit};
 pub(crate) use path::{OpenExtras, OpenHow, SystemPath, system_path};
 pub(crate) use socket::{peer_name, reuse_address, reuse_port};
 pub(crate) use status::{FileStatus, file_kind};
-pub(crate) use topology::{Cpu, Topology};
 #[cfg(test)]
 pub(crate) use topology::{captured, machines};
 #[cfg(feature = "backtrace")]

@@ -18,24 +18,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// One CPU: a hardware thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cpu {
-    /// Its number, as affinity masks count.
-    pub(crate) number: usize,
-    /// Its NUMA node.
-    pub(crate) node: usize,
-    /// Whom it shares its last cache with: the lowest CPU of them.
-    pub(crate) cache: usize,
-    /// Its core: the lowest CPU of it.
-    pub(crate) core: usize,
-    /// Whether there are faster ones.
-    pub(crate) slow: bool,
-}
-
-/// The CPUs that run, in order of their numbers. As large as the process's view of `/sys`, which knows nothing of affinity.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Topology(pub(crate) Vec<Cpu>);
+use crate::os::{Cpu, Topology};
 
 impl Topology {
     /// What the kernel says now.

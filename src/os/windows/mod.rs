@@ -32,6 +32,5 @@ pub(crate) use limits::{memlock_limit, memory_limit};
 pub(crate) use path::{OpenExtras, OpenHow, SystemPath, system_path};
 pub(crate) use socket::{peer_name, reuse_address, reuse_port};
 pub(crate) use status::{FileStatus, file_kind};
-pub(crate) use topology::{Cpu, Topology};
 #[cfg(feature = "backtrace")]
 pub(crate) use unwind::frames;

@@ -23,25 +23,7 @@ use windows_sys::Win32::System::SystemInformation::{
 };
 
 use super::affinity::{self, Affinity};
-
-/// One CPU: a hardware thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cpu {
-    /// Its number: its group's times 64, and its place in the group.
-    pub(crate) number: usize,
-    /// Its NUMA node.
-    pub(crate) node: usize,
-    /// Whom it shares its last cache with: the lowest CPU of them.
-    pub(crate) cache: usize,
-    /// Its core: the lowest CPU of it.
-    pub(crate) core: usize,
-    /// Whether there are faster ones.
-    pub(crate) slow: bool,
-}
-
-/// The CPUs that run, in order of their numbers, of all groups.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Topology(pub(crate) Vec<Cpu>);
+use crate::os::{Cpu, Topology};
 
 /// What one record says of some CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]

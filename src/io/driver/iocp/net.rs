@@ -5,11 +5,12 @@ use std::io;
 use std::mem::take;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown as How, SocketAddr};
 
-use socket2::{SockAddr, SockAddrStorage, SockRef};
+use socket2::{SockAddr, SockRef};
 use windows_sys::Win32::Networking::WinSock::{SOCKADDR, WSABUF};
 
 use super::{Block, Call, IocpDriver, Parts, Request, Step, Target, check_direct, owned};
 use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::driver::address::Address;
 use crate::io::driver::{Completion, Descriptor, PlatformOp, Yields, fits_inline};
 use crate::io::op::net::{
     Accept, AcceptMany, Connect, Recv, RecvFrom, RecvMany, RecvVectored, Send, SendTo, SendVectored,
@@ -20,30 +21,6 @@ use crate::os::{AcceptRoom, OwnedDescriptor};
 
 /// Parts of one vectored call at most: what Linux takes, so that programs meet the same bound. The list is read within the call.
 const PARTS_MAX: usize = 1024;
-
-/// An address that the kernel fills in.
-pub(crate) struct Address {
-    storage: SockAddrStorage,
-    len: i32,
-}
-
-impl Default for Address {
-    fn default() -> Address {
-        let storage = SockAddrStorage::zeroed();
-        Address { len: storage.size_of(), storage }
-    }
-}
-
-impl Address {
-    /// The internet address that the kernel wrote, if it is one.
-    fn read(&mut self) -> Option<SocketAddr> {
-        let storage = std::mem::replace(&mut self.storage, SockAddrStorage::zeroed());
-        // SAFETY: the kernel wrote `len` bytes of an address here (or none, and the zeroed storage has family 0); the
-        // completion that brought us here was terminal.
-        let address = unsafe { SockAddr::new(storage, self.len) };
-        address.as_socket()
-    }
-}
 
 fn part(start: *mut u8, len: usize) -> WSABUF {
     WSABUF { len: transfer_len(len), buf: start }

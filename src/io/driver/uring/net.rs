@@ -2,15 +2,16 @@
 #![expect(unsafe_code, reason = "shows the kernel addresses inside operations in their slots")]
 
 use std::io;
-use std::net::{Shutdown as How, SocketAddr};
+use std::net::Shutdown as How;
 use std::ptr;
 
 use io_uring::types::DestinationSlot;
 use io_uring::{opcode, squeue};
-use socket2::{SockAddr, SockAddrStorage};
+use socket2::SockAddr;
 
 use super::{UringDriver, on_target};
 use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::driver::address::Address;
 use crate::io::driver::{Completion, PlatformOp, Yields, fits_inline};
 use crate::io::op::net::{
     Accept, AcceptMany, Connect, Recv, RecvFrom, RecvMany, RecvVectored, Send, SendTo, SendVectored,
@@ -23,30 +24,6 @@ pub(super) const PARTS_MAX: usize = 1024;
 
 /// `IORING_RECVSEND_POLL_FIRST`: do not try before there is something.
 const POLL_FIRST: u16 = 1;
-
-/// An address that the kernel fills in.
-pub(crate) struct Address {
-    storage: SockAddrStorage,
-    len: libc::socklen_t,
-}
-
-impl Default for Address {
-    fn default() -> Address {
-        let storage = SockAddrStorage::zeroed();
-        Address { len: storage.size_of(), storage }
-    }
-}
-
-impl Address {
-    /// The internet address that the kernel wrote, if it is one.
-    fn read(&mut self) -> Option<SocketAddr> {
-        let storage = std::mem::replace(&mut self.storage, SockAddrStorage::zeroed());
-        // SAFETY: the kernel wrote `len` bytes of an address here (or none, and the zeroed storage has family 0); the
-        // completion that brought us here was terminal.
-        let address = unsafe { SockAddr::new(storage, self.len) };
-        address.as_socket()
-    }
-}
 
 /// What `sendmsg` and `recvmsg` read: a header, the parts it points to, and for a receive the address.
 pub(crate) struct Message<P> {
