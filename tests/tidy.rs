@@ -68,6 +68,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/os/windows/topology.rs", "reads records of different lengths that the system wrote"),
     ("src/runtime/mesh/bell.rs", "the place of a waker passes between threads with a state word"),
     ("src/os/linux/socket.rs", "an option that no crate wraps"),
+    ("src/os/linux/preemption.rs", "a call that no crate wraps for a single thread"),
     ("src/os/linux/interrupt.rs", "a signal handler, and the stack of the thread that it interrupts"),
     ("src/runtime/stall.rs", "looks at the task that a thread polls, while the thread stands still"),
     ("src/runtime/task/cells.rs", "memory without a type, between two tasks"),

@@ -108,6 +108,14 @@ impl Context {
         CURRENT.with_borrow(Option::clone)
     }
 
+    /// [How late](Spinner::late_ns) the worker is whose turn it is on this thread; zero if there is none. Asked by wakers, which may be
+    /// called at any time, at the thread's end, too.
+    pub(crate) fn late_ns() -> u64 {
+        let late_ns =
+            |current: &RefCell<Option<Context>>| Some(current.try_borrow().ok()?.as_ref()?.spinner.late_ns());
+        CURRENT.try_with(late_ns).ok().flatten().unwrap_or(0)
+    }
+
     /// Sends a task to a worker, or adopts it here if the worker is this one.
     ///
     /// # Errors

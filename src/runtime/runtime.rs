@@ -35,7 +35,7 @@ use super::metrics::Metrics;
 use super::placement::Seat;
 use super::shared::Shared;
 use super::spawner::Spawner;
-use super::spin::{Spinner, UnparkedAt};
+use super::spin::{Spinner, Unparked};
 use super::stall::Watchdog;
 use super::timer::Clock;
 use super::trace;
@@ -272,7 +272,7 @@ struct WorkerParts {
     driver: DriverHandle,
     pool: Pool,
     mailbox: Arc<Mailbox>,
-    unparked_at: UnparkedAt,
+    unparked: Unparked,
 }
 
 impl WorkerParts {
@@ -283,13 +283,13 @@ impl WorkerParts {
         driver.register_buffers(&pool, &builder.driver);
         driver.capabilities().check_required(&builder.driver.required)?;
         let unparker = driver.unparker();
-        let unparked_at = UnparkedAt::default();
-        let told = unparked_at.clone();
+        let unparked = Unparked::default();
+        let told = unparked.clone();
         let mailbox = Mailbox::new(spawner, worker, move || {
-            told.set(Clock::System.now_ns());
+            told.set(Clock::System.now_ns(), super::context::Context::late_ns());
             unparker.unpark();
         });
-        Ok(WorkerParts { driver, pool, mailbox, unparked_at })
+        Ok(WorkerParts { driver, pool, mailbox, unparked })
     }
 
     /// What the builder needs to know before the others can be told.
@@ -299,7 +299,7 @@ impl WorkerParts {
 
     fn into_worker(self, id: WorkerId, shared: Arc<Shared>, builder: &Builder) -> Worker {
         let limit_ns = u64::try_from(builder.spin.as_nanos()).unwrap_or(u64::MAX);
-        let spinner = Spinner::new(limit_ns, self.unparked_at);
+        let spinner = Spinner::new(limit_ns, self.unparked);
         Worker::new(id, shared, self.driver, self.pool, Clock::System, builder.budget, spinner)
             .with_background_percent(builder.background_percent)
     }

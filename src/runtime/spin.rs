@@ -8,19 +8,26 @@
 //! - Of the last eight waits at least six ended with a ring of the doorbell within the limit. Whether a wait would have done so
 //!   is known of those that were slept through as well: who unparks a sleeper leaves the time. Completions of the kernel and
 //!   timers count against it: they come when they come, and a sleep costs them less.
-//! - Nobody else runs on this CPU: that would show as a hole in time between two looks. Then the next waits are slept through: a few
-//!   after the first hole, since any machine has an interrupt that takes long now and then, and four times as many after each that
-//!   follows soon.
+//! - Nobody else runs on this CPU. That shows as a hole in time between two looks, and the system says whether it was another
+//!   thread that filled it; an interrupt, or a hypervisor that runs somebody else's machine for a while, makes such holes too, and
+//!   there is nobody then whom a sleep would help. (Where the system does not say, every hole counts.) The next waits are slept
+//!   through: a few after the first time, since a thread of the kernel's comes by now and then, and four times as many after each
+//!   that follows soon.
 //!
 //! ```text
-//!               ≥ 6 of 8 rung in time                        a hole between two looks
-//!  sleeps ──────────────────────────────▶ looks, then sleeps ─────────────────────────▶ sleeps, for 8 waits .. 8,192
+//!               ≥ 6 of 8 rung in time                        another thread ran here
+//!  sleeps ──────────────────────────────▶ looks, then sleeps ────────────────────────▶ sleeps, for 8 waits .. 8,192
 //!         ◀──────────────────────────────
 //!                third miss of 8
 //! ```
 //!
-//! A worker looks for twice as long as the waits took lately, up to the limit. So when the messages stop, three short
-//! spins are the price; an idle runtime does not look at all.
+//! A spin that ends a moment too early costs a sleep, here and mostly there, too, since the other worker then waits for one that
+//! sleeps. So a worker looks for as long as the limit allows: it is to be what a sleep costs. (A limit of twice what the waits took
+//! lately was tried: each interrupt on either side sent both to sleep.) When the messages stop, three spins are the price; an idle
+//! runtime does not look at all.
+//!
+//! Two workers that wait for each other asleep would never find out that they need not: each wait takes as long as the other's
+//! waking. So who unparks tells how late it was itself, and a wait counts as if it had been awake.
 //!
 //! [`Spin`] is the policy: numbers in, numbers out. [`Spinner`] asks it, watches the clock and counts. While it looks it
 //! reads the words of the doorbell and the tail of the completion queue; nothing of it is a system call.
@@ -30,6 +37,7 @@ use std::fmt;
 
 use super::mesh::doorbell::Doorbell;
 use crate::io::driver::DriverHandle;
+use crate::os::preemptions;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,11 +56,8 @@ const REST_MAX: u32 = 8192;
 /// Waits without a hole after which those before are forgotten. At a microsecond each that is a tick of the system's timer.
 const CALM: u32 = 4096;
 
-/// A hole in time that is longer than any interrupt: somebody else ran here.
+/// A hole in time that is longer than most interrupts: perhaps somebody else ran here. Asking costs a system call.
 const HOLE_NS: u64 = 100_000;
-
-/// The shortest spin: a message of a worker that is awake is under way for less.
-const SHORTEST_NS: u64 = 2_000;
 
 /// Looks between two readings of the clock, which costs about as much as they do together.
 const LOOKS_PER_READING: u32 = 8;
@@ -63,8 +68,6 @@ pub(crate) struct Spin {
     limit_ns: u64,
     /// One bit for each of the last waits: rung within the limit. The latest is the lowest.
     history: u8,
-    /// How long the waits that ended in time took, lately: the longest, forgotten by an eighth each time.
-    usual_ns: u64,
     /// Waits left that are slept through whatever the history says.
     rest: u32,
     /// How many it will be after the next hole.
@@ -85,7 +88,7 @@ pub(crate) enum Ended {
 impl Spin {
     /// Spins for at most `limit_ns`; with zero, never.
     pub(crate) fn new(limit_ns: u64) -> Spin {
-        Spin { limit_ns, history: 0, usual_ns: 0, rest: 0, next_rest: REST_MIN, calm: 0 }
+        Spin { limit_ns, history: 0, rest: 0, next_rest: REST_MIN, calm: 0 }
     }
 
     /// How long to look before the next sleep. Zero: not at all.
@@ -93,7 +96,7 @@ impl Spin {
         if self.limit_ns == 0 || self.rest > 0 || self.history.count_ones() < HITS_MIN {
             return 0;
         }
-        (2 * self.usual_ns).max(SHORTEST_NS).min(self.limit_ns)
+        self.limit_ns
     }
 
     /// A wait has ended.
@@ -107,7 +110,6 @@ impl Spin {
             && after_ns <= self.limit_ns
         {
             self.history |= 1;
-            self.usual_ns = after_ns.max(self.usual_ns - self.usual_ns / u64::from(REMEMBERED));
         }
     }
 
@@ -125,38 +127,45 @@ impl Spin {
 
 /// When a sleeper was unparked, as told by who did it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct UnparkedAt(Arc<AtomicU64>);
+pub(crate) struct Unparked(Arc<(AtomicU64, AtomicU64)>);
 
-impl UnparkedAt {
-    /// Leaves the time. Called by the thread that unparks, just before.
-    pub(crate) fn set(&self, now_ns: u64) {
-        // Relaxed: a number to learn from; nothing is published by it.
-        self.0.store(now_ns, Ordering::Relaxed);
+impl Unparked {
+    /// Leaves the time, and [how late](Spinner::late_ns) the one who unparks was itself. Called by the thread that unparks, just before.
+    pub(crate) fn set(&self, now_ns: u64, late_ns: u64) {
+        // Relaxed, here and below: numbers to learn from, of which a wrong one now and then does no harm; nothing is published by them.
+        self.0.0.store(now_ns, Ordering::Relaxed);
+        self.0.1.store(late_ns, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    fn get(&self) -> (u64, u64) {
+        (self.0.0.load(Ordering::Relaxed), self.0.1.load(Ordering::Relaxed))
     }
 }
 
 /// A worker's spinning: the policy, the wait that is under way, and what it has come to so far.
 pub(crate) struct Spinner {
     policy: Cell<Spin>,
-    unparked_at: UnparkedAt,
+    unparked: Unparked,
+    /// How often this thread had lost its CPU to another when it last asked.
+    preemptions: Cell<Option<u64>>,
     /// When the wait that is under way began.
     began_ns: Cell<u64>,
+    /// See [`Spinner::late_ns`].
+    late_ns: Cell<u64>,
     spins: Cell<u64>,
     won: Cell<u64>,
     spent_ns: Cell<u64>,
 }
 
 impl Spinner {
-    /// Spins for at most `limit_ns`; zero turns it off. `unparked_at` is told by whoever unparks this worker.
-    pub(crate) fn new(limit_ns: u64, unparked_at: UnparkedAt) -> Spinner {
+    /// Spins for at most `limit_ns`; zero turns it off. `unparked` is told by whoever unparks this worker.
+    pub(crate) fn new(limit_ns: u64, unparked: Unparked) -> Spinner {
         Spinner {
             policy: Cell::new(Spin::new(limit_ns)),
-            unparked_at,
+            unparked,
+            preemptions: Cell::default(),
             began_ns: Cell::default(),
+            late_ns: Cell::default(),
             spins: Cell::default(),
             won: Cell::default(),
             spent_ns: Cell::default(),
@@ -177,6 +186,7 @@ impl Spinner {
         }
         let began_ns = driver.now_ns();
         self.began_ns.set(began_ns);
+        self.late_ns.set(0);
         let left_ns = deadline_ns.map_or(u64::MAX, |deadline_ns| deadline_ns.saturating_sub(began_ns));
         let budget_ns = self.policy.get().budget_ns().min(left_ns);
         if budget_ns == 0 {
@@ -186,7 +196,7 @@ impl Spinner {
         let found = loop {
             let found = (0..LOOKS_PER_READING).find_map(|_| look(doorbell, driver));
             let now_ns = driver.now_ns();
-            if now_ns - read_ns > HOLE_NS {
+            if now_ns - read_ns > HOLE_NS && self.was_preempted() {
                 self.change(Spin::preempted);
             }
             read_ns = now_ns;
@@ -207,21 +217,37 @@ impl Spinner {
         true
     }
 
+    /// Whether another thread has run on this CPU since this was last asked. At the first time, yes.
+    fn was_preempted(&self) -> bool {
+        let now = preemptions();
+        let before = self.preemptions.replace(now);
+        now.is_none() || now != before
+    }
+
     /// Whether the next wait begins with a spin.
     pub(crate) fn would_spin(&self) -> bool {
         self.policy.get().budget_ns() > 0
     }
 
-    /// The sleep that a wait came to is over.
-    pub(crate) fn slept(&self) {
+    /// The sleep that a wait came to is over, and it is `now_ns`.
+    pub(crate) fn slept(&self, now_ns: u64) {
         if self.policy.get().limit_ns == 0 {
             return;
         }
-        let how = match self.unparked_at.get().checked_sub(self.began_ns.get()) {
-            Some(after_ns) => Ended::Rung { after_ns },
+        let (at_ns, late_ns) = self.unparked.get();
+        let how = match at_ns.checked_sub(self.began_ns.get()) {
+            Some(after_ns) => {
+                self.late_ns.set(now_ns.saturating_sub(at_ns));
+                Ended::Rung { after_ns: after_ns.saturating_sub(late_ns) }
+            }
             None => Ended::Otherwise,
         };
         self.change(|policy| policy.ended(how));
+    }
+
+    /// How much earlier all that this worker does until its next wait would have been, had it been awake when it was rung.
+    pub(crate) fn late_ns(&self) -> u64 {
+        self.late_ns.get()
     }
 
     fn change(&self, change: impl FnOnce(&mut Spin)) {
@@ -306,14 +332,24 @@ mod tests {
     }
 
     #[test]
-    fn the_spin_is_as_long_as_the_waits_were() {
-        // With a fixed length each miss would cost the limit, though the messages come within a tenth of it.
-        assert_eq!(after(8, rung(3_000)).budget_ns(), 6_000);
-        assert_eq!(after(8, rung(100)).budget_ns(), SHORTEST_NS);
-        assert_eq!(after(8, rung(15_000)).budget_ns(), LIMIT_NS);
-        let mut spin = after(8, rung(9_000));
-        (0..40).for_each(|_| spin.ended(rung(1_000)));
-        assert_eq!(spin.budget_ns(), SHORTEST_NS.max(2_000), "it forgets");
+    fn two_that_wait_for_each_other_asleep_find_out_that_they_need_not() {
+        // Each wait takes as long as the other's waking. If that counted, both would sleep for ever.
+        const WAKING_NS: u64 = 3 * LIMIT_NS;
+        let spinner = Spinner::new(LIMIT_NS, Unparked::default());
+        let mut now_ns = 0;
+        let mut wait = |late_ns| {
+            spinner.began_ns.set(now_ns);
+            spinner.unparked.set(now_ns + WAKING_NS + 500, late_ns);
+            now_ns += 2 * WAKING_NS;
+            spinner.slept(now_ns);
+            (spinner.would_spin(), spinner.late_ns())
+        };
+        (0..100)
+            .for_each(|_| assert_eq!(wait(0), (false, WAKING_NS - 500), "the other one was awake, and slow"));
+        (0..8).for_each(|_| {
+            wait(WAKING_NS);
+        });
+        assert_eq!(wait(WAKING_NS), (true, WAKING_NS - 500));
     }
 
     #[test]

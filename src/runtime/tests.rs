@@ -16,7 +16,7 @@ use super::mesh::mailbox::Mailbox;
 use super::sharded::{CallError, Sharded};
 use super::shared::Shared;
 use super::spawner::Spawner;
-use super::spin::{Spinner, UnparkedAt};
+use super::spin::{Spinner, Unparked};
 use super::task::{JoinHandle, TaskRef};
 use super::timer::Clock;
 use super::worker::Worker;
@@ -50,7 +50,7 @@ impl Crew {
             let driver = DriverHandle::new(PlatformDriver::Sim(sim), &config);
             let pool = Pool::fixed(4 << 20).expect("4 MiB can be mapped");
             driver.register_buffers(&pool, &config);
-            let spinner = Spinner::new(0, UnparkedAt::default());
+            let spinner = Spinner::new(0, Unparked::default());
             let clock = Clock::Virtual(world.clock());
             Worker::new(WorkerId::new(index), Arc::clone(&shared), driver, pool, clock, 64, spinner)
         });

@@ -252,7 +252,7 @@ impl Worker {
             let now_ns = parts.driver.now_ns();
             times.wake(now_ns);
             parts.driver.note_time(now_ns);
-            parts.spinner.slept();
+            parts.spinner.slept(now_ns);
             entered
         } else {
             if parts.turns.get().is_multiple_of(TURNS_PER_PUBLICATION) {

@@ -12,6 +12,7 @@ mod limits;
 pub(crate) mod map;
 pub(crate) mod message;
 mod path;
+mod preemption;
 mod socket;
 mod status;
 mod topology;
@@ -30,6 +31,7 @@ pub(crate) use interrupt::{
 };
 pub(crate) use limits::{memlock_limit, memory_limit};
 pub(crate) use path::{OpenExtras, OpenHow, SystemPath, system_path};
+pub(crate) use preemption::preemptions;
 pub(crate) use socket::{peer_name, reuse_address, reuse_port};
 pub(crate) use status::{FileStatus, file_kind};
 #[cfg(feature = "backtrace")]

@@ -63,13 +63,12 @@ use crate::sync::mutant;
 
 /// The bitmap, the announcement, and the way to wake the receiver.
 pub(crate) struct Doorbell {
-    /// [`REMOTE`] and [`CLOSED`].
-    control: CachePadded<AtomicUsize>,
+    /// The control word, of [`REMOTE`] and [`CLOSED`]; and the announcement: [`AWAKE`], [`ASLEEP`] or [`SUMMONED`]. The second of these
+    /// while the receiver is about to park or parked, until somebody takes it upon himself to unpark it. Both on one line: who rings
+    /// the control bit looks at the announcement next, and would wait for another line to come from the receiver's core.
+    control_and_rest: CachePadded<(AtomicUsize, AtomicU8)>,
     /// One bit for each sending worker. Padded, so that a word is a line that only its senders and the receiver touch.
     senders: Box<[CachePadded<AtomicUsize>]>,
-    /// [`AWAKE`], [`ASLEEP`] or [`SUMMONED`]. The second while the receiver is about to park or parked, until somebody takes it
-    /// upon himself to unpark it.
-    rest: CachePadded<AtomicU8>,
     /// Wakes the receiver out of its park, or makes its next park return at once. Must work for as long as the doorbell
     /// exists, even when the receiver's driver is gone: it owns what it writes to.
     unpark: Box<dyn Fn() + Send + Sync>,
@@ -107,11 +106,18 @@ impl Doorbell {
     pub(crate) fn new(senders: usize, unpark: impl Fn() + Send + Sync + 'static) -> Doorbell {
         let words = senders.div_ceil(BITS);
         Doorbell {
-            control: CachePadded::new(AtomicUsize::new(0)),
+            control_and_rest: CachePadded::new((AtomicUsize::new(0), AtomicU8::new(AWAKE))),
             senders: (0..words).map(|_| CachePadded::new(AtomicUsize::new(0))).collect(),
-            rest: CachePadded::new(AtomicU8::new(AWAKE)),
             unpark: Box::new(unpark),
         }
+    }
+
+    fn control(&self) -> &AtomicUsize {
+        &self.control_and_rest.0
+    }
+
+    fn rest(&self) -> &AtomicU8 {
+        &self.control_and_rest.1
     }
 
     /// Tells the receiver that the ring from worker `sender` has something. Publish first.
@@ -125,7 +131,7 @@ impl Doorbell {
 
     /// Tells the receiver that the remote list has something, or that it should look around. Publish first.
     pub(crate) fn ring_remote(&self) -> Receiver {
-        match self.strike(&self.control, REMOTE) {
+        match self.strike(self.control(), REMOTE) {
             (before, _) if before & CLOSED != 0 => Receiver::Closed,
             (_, true) => Receiver::Woken,
             (_, false) => Receiver::Open,
@@ -152,11 +158,11 @@ impl Doorbell {
     /// Takes the announcement, if there is one, and unparks the receiver. Whether it did.
     fn rouse(&self, to: u8) -> bool {
         // Relaxed: a fence of the caller's orders the look.
-        if self.rest.load(Relaxed) != ASLEEP {
+        if self.rest().load(Relaxed) != ASLEEP {
             return false;
         }
         // Release: pairs with the Acquire of `wake_up`; what a summoner did before comes before what the searcher does.
-        let taken = self.rest.compare_exchange(ASLEEP, to, Release, Relaxed).is_ok();
+        let taken = self.rest().compare_exchange(ASLEEP, to, Release, Relaxed).is_ok();
         if taken || mutant("ring: unpark without the swap") {
             (self.unpark)();
         }
@@ -172,7 +178,7 @@ impl Doorbell {
     pub(crate) fn take_remote(&self) -> bool {
         // Relaxed look first: silence costs no read-modify-write. A ring that this look misses is found next turn, and
         // before any sleep by `announce_sleep`.
-        self.control.load(Relaxed) & REMOTE != 0 && self.control.fetch_and(!REMOTE, Acquire) & REMOTE != 0
+        self.control().load(Relaxed) & REMOTE != 0 && self.control().fetch_and(!REMOTE, Acquire) & REMOTE != 0
     }
 
     /// Takes the bits of the mesh and calls `visit` with the number of each sender that rang. For the receiver.
@@ -198,7 +204,7 @@ impl Doorbell {
     ///
     /// [`Rung`] if something has arrived; the receiver takes its bits instead of parking.
     pub(crate) fn announce_sleep(&self) -> Result<(), Rung> {
-        self.rest.store(ASLEEP, Relaxed);
+        self.rest().store(ASLEEP, Relaxed);
         if !mutant("sleep: no fence") {
             fence(SeqCst);
         }
@@ -208,14 +214,14 @@ impl Doorbell {
     /// Whether something has arrived that was not taken. For a receiver that is awake and looks around.
     pub(crate) fn is_rung(&self) -> bool {
         // Relaxed: the bits, and with them the messages, are acquired when taken.
-        self.control.load(Relaxed) & REMOTE != 0 || self.senders.iter().any(|word| word.load(Relaxed) != 0)
+        self.control().load(Relaxed) & REMOTE != 0 || self.senders.iter().any(|word| word.load(Relaxed) != 0)
     }
 
     /// Withdraws the announcement: ringing costs no system call from here on.
     pub(crate) fn wake_up(&self) -> WokenAs {
         // A ringer that still sees the announcement unparks for nothing; one that sees none has set its bit, which this
         // thread takes before it announces again. Acquire: pairs with the Release of `rouse`.
-        match self.rest.swap(AWAKE, Acquire) {
+        match self.rest().swap(AWAKE, Acquire) {
             SUMMONED => WokenAs::Searcher,
             _ => WokenAs::Itself,
         }
@@ -223,12 +229,12 @@ impl Doorbell {
 
     /// Whether the receiver has announced that it sleeps and nobody has taken that up. A hint: true only for a moment.
     pub(crate) fn is_sleeping(&self) -> bool {
-        self.rest.load(Relaxed) == ASLEEP
+        self.rest().load(Relaxed) == ASLEEP
     }
 
     /// Whether the receiver has closed. A hint: true for ever, once it is.
     pub(crate) fn is_closed(&self) -> bool {
-        self.control.load(Relaxed) & CLOSED != 0
+        self.control().load(Relaxed) & CLOSED != 0
     }
 
     /// Marks the receiver, which is awake, as closed, for ever; it never sleeps again. Everything pushed before a ring that was
@@ -238,14 +244,14 @@ impl Doorbell {
         if !mutant("close: leave the announcement") {
             let _ = self.wake_up();
         }
-        self.control.fetch_or(CLOSED, AcqRel);
+        self.control().fetch_or(CLOSED, AcqRel);
     }
 }
 
 impl fmt::Debug for Doorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Doorbell")
-            .field("control", &self.control.load(Relaxed))
+            .field("control", &self.control().load(Relaxed))
             .field("asleep", &self.is_sleeping())
             .finish_non_exhaustive()
     }
