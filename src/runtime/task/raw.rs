@@ -132,36 +132,17 @@ where
     unsafe fn poll(task: NonNull<Header>) -> Poll<()> {
         // SAFETY: the task is Linked, so the owner's reference keeps the cell; or its runner's does.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        let poll = |cx: &mut Context<'_>| {
-            cell.stage.with_mut(|stage| {
-                // SAFETY: of a Linked task the stage is the owner's alone, and of a stealable one its runner's; the executor
-                // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_mut` returns.
-                let stage = unsafe { &mut *stage };
-                if let Stage::Start(_) = stage {
-                    let Stage::Start(start) = mem::replace(stage, Stage::Empty) else {
-                        unreachable!("looked at it one line above");
-                    };
-                    *stage = Stage::Future(start());
-                }
-                let Stage::Future(future) = stage else {
-                    unreachable!("a task that is not complete has a future");
-                };
-                // SAFETY: the future was moved into this heap cell before its first poll, and is moved no more: it is
-                // dropped in place by `finish`, and the cell does not move.
-                unsafe { Pin::new_unchecked(future) }.poll(cx)
-            })
-        };
         let waker = if STEALABLE { waker::STEALABLE } else { waker::PINNED };
         // SAFETY: the task stays Linked (or its runner's reference stays) until this call is over, and we run on its owner (or
         // are its runner). The waker is the one for such a task.
-        let polled = catch(|| unsafe { waker::poll_as(task, waker, poll) });
-        let result = match polled {
+        let polled = catch(|| unsafe { waker::poll_as(task, waker, |cx| cell.advance(cx)) });
+        match polled {
             Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(output)) => Ok(output),
-            Err(payload) => Err(Failure::Panicked(payload)),
-        };
-        // SAFETY: the stage is ours, as above.
-        unsafe { Self::finish(task, result) };
+            Ok(Poll::Ready(())) => {}
+            Err(payload) => cell.fail(Failure::Panicked(payload)),
+        }
+        // SAFETY: the stage is ours, as above, and holds the output.
+        unsafe { Self::complete(task) };
         Poll::Ready(())
     }
 
@@ -169,35 +150,79 @@ where
     ///
     /// As [`VTable::cancel`].
     unsafe fn cancel(task: NonNull<Header>) {
-        // SAFETY: the stage is the caller's.
-        unsafe { Self::finish(task, Err(Failure::Cancelled)) };
+        // SAFETY: whoever has the stage has a reference.
+        unsafe { task.cast::<Self>().as_ref() }.fail(Failure::Cancelled);
+        // SAFETY: the stage is the caller's, and holds the output.
+        unsafe { Self::complete(task) };
     }
 
-    /// Drops what the stage holds, puts the output there, and completes the task.
+    /// Polls the future, and puts its output into its place when it ends: here, where the output is at hand, since on its way
+    /// out of [`catch`] it would pass through memory twice.
+    ///
+    /// The caller has the stage. (Not an `unsafe fn`, here and below, because only the functions above can call it and each says so.)
+    #[inline]
+    fn advance(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.stage.with_mut(|stage| {
+            // SAFETY: of a Linked task the stage is the owner's alone, and of a stealable one its runner's; the executor
+            // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_mut` returns.
+            let stage = unsafe { &mut *stage };
+            if let Stage::Start(_) = stage {
+                let Stage::Start(start) = mem::replace(stage, Stage::Empty) else {
+                    unreachable!("looked at it one line above");
+                };
+                *stage = Stage::Future(start());
+            }
+            let Stage::Future(future) = stage else {
+                unreachable!("a task that is not complete has a future");
+            };
+            // SAFETY: the future was moved into this heap cell before its first poll, and is moved no more: it is
+            // dropped in place by `empty`, and the cell does not move.
+            unsafe { Pin::new_unchecked(future) }.poll(cx)
+        });
+        let Poll::Ready(output) = polled else { return Poll::Pending };
+        match catch(|| self.empty()) {
+            Ok(()) => self.put(Ok(output)),
+            Err(payload) => {
+                drop_quietly(output);
+                self.put(Err(Failure::Panicked(payload)));
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Drops what the stage holds, and puts there why there is no output.
     ///
     /// A destructor that panics makes the task one that panicked, unless it had already.
     ///
+    /// The caller has the stage.
+    #[cold]
+    fn fail(&self, failure: Failure) {
+        let failure = match (catch(|| self.empty()), failure) {
+            (Ok(()), failure) => failure,
+            (Err(payload), Failure::Cancelled) => Failure::Panicked(payload),
+            (Err(payload), first) => {
+                drop_quietly(payload);
+                first
+            }
+        };
+        self.put(Err(failure));
+    }
+
+    /// Puts the output into the stage. The caller has that, and has emptied it.
+    fn put(&self, output: Result<F::Output, Failure>) {
+        // SAFETY: the stage is the caller's; it is Empty, so nothing is overwritten that needs dropping.
+        self.stage.with_mut(|stage| unsafe { stage.write(Stage::Output(output)) });
+    }
+
+    /// Hands the output to the handle and wakes who waits for it; without a handle it is dropped.
+    ///
     /// # Safety
     ///
-    /// The stage is the caller's, and the task is not complete.
+    /// The stage is the caller's and holds the output, and the task is not complete. The stage is the caller's no more afterwards.
     #[inline]
-    unsafe fn finish(task: NonNull<Header>, mut result: Result<F::Output, Failure>) {
+    unsafe fn complete(task: NonNull<Header>) {
         // SAFETY: whoever has the stage has a reference.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        // What has no destructor cannot panic in it, and is simply overwritten.
-        if (mem::needs_drop::<F>() || mem::needs_drop::<S>())
-            && let Err(payload) = catch(|| cell.empty())
-        {
-            if let Err(Failure::Panicked(_)) = result {
-                drop_quietly(payload);
-            } else {
-                let unseen = mem::replace(&mut result, Err(Failure::Panicked(payload)));
-                drop_quietly(unseen);
-            }
-        }
-        // SAFETY: the stage is the caller's, and nothing is overwritten that needs dropping.
-        cell.stage.with_mut(|stage| unsafe { stage.write(Stage::Output(result)) });
-
         let completed = cell.header.join.complete();
         if !completed.has_handle {
             // What a detached task's output does when it is dropped concerns nobody else.
@@ -213,7 +238,8 @@ where
 
     /// Drops what the stage holds, in place, and leaves it Empty even if that panics.
     ///
-    /// The caller has the stage. (Not an `unsafe fn`, because only the functions above can call it and each says so.)
+    /// The caller has the stage.
+    #[inline]
     fn empty(&self) {
         /// Marks the stage as empty when it is dropped.
         struct Emptied<S, F: Future>(*mut Stage<S, F>);

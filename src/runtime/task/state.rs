@@ -443,7 +443,8 @@ impl Join {
         // Release: publishes the output to the handle. Acquire: pairs with the Release of `lend_waker` (the waker in the
         // slot is visible).
         let order = if mutant("complete: relaxed") { Relaxed } else { AcqRel };
-        let before = self.0.fetch_or(COMPLETE, order);
+        // The other bits are nobody's any more, so that they need not be kept.
+        let before = self.0.swap(COMPLETE, order);
         debug_assert_eq!(before & COMPLETE, 0, "a task completes once");
         Completed { has_handle: before & HANDLE != 0, has_waker: before & WAKER != 0 }
     }
