@@ -193,6 +193,43 @@ fn loom_mutant_summoner_gives_up() {
     model::catches("summon: give up at once", push_against_sleep);
 }
 
+/// A task that may move and one that is pinned are sent to a worker that sleeps, while it wakes and takes in what it finds. If both have come
+/// the pinned one is first, and may never return; then the other worker may not sleep on.
+fn send_against_a_pinned_one() {
+    let house = house::<2>(true);
+    let [mine, others] = house.mailboxes;
+    let owner = Executor::new(mine.clone());
+    assert_eq!(mine.doorbell().announce_sleep(), Ok(()));
+    assert_eq!(others.doorbell().announce_sleep(), Ok(()));
+    let sender = thread::spawn({
+        let (spawner, mine) = (house.spawner.clone(), mine.clone());
+        move || {
+            let (task, one) = stealable(async {});
+            spawner.send(0, task);
+            let (task, other) = TaskRef::new_remote_at(async || (), &mine, Location::caller());
+            mine.push(task);
+            (one, other)
+        }
+    });
+    let _ = mine.doorbell().wake_up();
+    let _entered = owner.enter();
+    owner.drain_remote();
+    let waits = owner.pinned_ready() > 0 && mine.queue().in_ring() > 0;
+    let _handles = sender.join().expect("it does not panic");
+    let woken = others.doorbell().wake_up();
+    assert!(!waits || woken == WokenAs::Searcher, "a task lies behind a pinned one, and a worker sleeps");
+}
+
+#[test]
+fn loom_a_task_that_comes_with_a_pinned_one_is_shown_to_a_thief() {
+    model::holds(send_against_a_pinned_one);
+}
+
+#[test]
+fn loom_mutant_surplus_seen_too_early() {
+    model::catches("drain: look before the pinned ones are in", send_against_a_pinned_one);
+}
+
 /// A worker searches, finds nothing, and goes on with something else, while another pushes a task and relies on it. Then the third, which
 /// sleeps, must be woken.
 fn push_against_search() {

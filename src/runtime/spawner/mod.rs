@@ -64,6 +64,8 @@ mod queue;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -271,7 +271,7 @@ impl Executor {
 
     /// For tests: the worker's mailbox.
     #[cfg(test)]
-    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
+    pub(in crate::runtime) fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
     }
 
@@ -348,15 +348,26 @@ impl Executor {
         if self.phase.get() != Phase::Open {
             return 0;
         }
-        if !self.mailbox.doorbell().take_remote() {
-            return if self.overflow.get() { self.take_sent() } else { 0 };
+        let rung = self.mailbox.doorbell().take_remote();
+        if !rung && !self.overflow.get() {
+            return 0;
         }
         let sent = self.take_sent();
+        let early = mutant("drain: look before the pinned ones are in") && !self.has_surplus();
+        let woken = if rung { self.take_woken() } else { 0 };
+        // A single task that is next need not be shown to thieves. Whether it is next is known only now: behind pinned ones that came
+        // with it, it would wait for their polls, and nobody else has told a thief.
+        if sent > 0 && self.has_surplus() && !early {
+            self.mailbox.spawner().wake_searcher();
+        }
+        sent + woken
+    }
+
+    /// Takes up to a batch from the remote list, and says how many.
+    fn take_woken(&self) -> usize {
         for count in 0..REMOTE_BATCH {
             // SAFETY: this claimed the mailbox, is `!Send`, and while it is open nobody else takes.
-            let Some(task) = (unsafe { self.mailbox.remote.take() }) else {
-                return sent + count;
-            };
+            let Some(task) = (unsafe { self.mailbox.remote.take() }) else { return count };
             // SAFETY: the node's reference keeps it.
             let header = unsafe { task.as_ref() };
             if header.vtable.stealable {
@@ -388,10 +399,10 @@ impl Executor {
             }
         }
         self.mailbox.nudge();
-        sent + REMOTE_BATCH
+        REMOTE_BATCH
     }
 
-    /// Moves what others sent, and what found the ring full, into the ring.
+    /// Moves what others sent, and what found the ring full, into the ring. The caller tells thieves of it.
     fn take_sent(&self) -> usize {
         let queue = self.mailbox.queue();
         let was_empty = queue.in_ring() == 0;
@@ -408,10 +419,6 @@ impl Executor {
         // Whatever thieves have done to the ring since: what it had no room for is looked at again. If it had room and nothing came,
         // a sender is half way, and will ring.
         self.overflow.set((count > 0 || !was_empty) && queue.in_inbox() > 0);
-        // A single task that is next need not be shown to thieves.
-        if count > 1 || count == 1 && !(was_empty && self.foreground.first.get().is_none()) {
-            self.mailbox.spawner().wake_searcher();
-        }
         count
     }
 
