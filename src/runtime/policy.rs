@@ -38,8 +38,11 @@
 //!   not all for the first task.
 //! - **Background work keeps its distance** ([`background_due`]). After a poll that took so long it is due again when the share
 //!   says, however long or short its polls are.
-//! - **Patience wears out** ([`passes`]). A worker whose searches came to nothing looks around fewer times before it parks; once
-//!   it always does. That last look is part of parking: it comes after the sleep is announced.
+//! - **Patience wears out** ([`passes`], [`back_off`]). A worker whose searches came to nothing looks around fewer times before it
+//!   parks; once it always does. That last look is part of parking: it comes after the sleep is announced. If it still sees
+//!   something then, the worker parks for a while, longer each time.
+//! - **Looks at the clock come as polls go** ([`polls_per_look`]). A turn looks after its first poll, and then after as many as the
+//!   slice still has room for, if they are like those before.
 
 use fastrand::Rng;
 
@@ -52,13 +55,31 @@ pub(crate) struct Load {
     pub(crate) turn_ns: u64,
 }
 
-/// Longer than this no healthy turn polls: a turn ends its polls after half a millisecond, and two looks at a clock of 10 ms per tick
-/// (the slowest there is) can see one tick more than has passed. Below it, placement goes by the queues alone.
+/// How long tasks run before the driver is looked at, however large the budget: a tenth of the shortest delay that people
+/// notice in a service's tail latency. Less than a tick of the coarse clock, which is 1 ms at the least.
+pub(crate) const SLICE_NS: u64 = 500_000;
+
+/// Polls between two looks at the clock, at the most: so many may turn out to be long though the ones before were short. A look costs about
+/// as much as one short poll.
+const POLLS_PER_LOOK: usize = 16;
+
+/// How many times as many polls as were seen may follow unseen.
+const TRUST: usize = 4;
+
+/// Longer than this no healthy turn polls: a turn ends its polls at the first look after half a millisecond, or after a tick of a clock of
+/// 10 ms per tick (the slowest there is), and two looks at that clock can see one tick more than has passed. Below it, placement
+/// goes by the queues alone.
 pub(crate) const STUCK_NS: u64 = 20_000_000;
 
 /// How late background work may be and still be due the earlier for it: some turns' time. More would let it run at each look for as
 /// long, after a foreground task that did not yield.
 const CATCH_UP_NS: u64 = 2_000_000;
+
+/// How long a worker sleeps after a search that found nothing although there was something to be seen: about what waking it costs.
+const BACK_OFF_NS: u64 = 50_000;
+
+/// How often that time is doubled: up to 1.6 ms, the time slice of a thread that was interrupted in the middle of sending a task.
+const BACK_OFF_DOUBLINGS: u32 = 5;
 
 /// Times that a worker looks around for work before it gives up, if its last search found some.
 const PASSES_MAX: u32 = 4;
@@ -138,6 +159,23 @@ pub(crate) fn victim(
 /// every push that was not told of a sleeper.
 pub(crate) fn passes(failures: u32) -> u32 {
     PASSES_MAX.checked_shr(failures).unwrap_or(0).max(1)
+}
+
+/// How long a worker sleeps after so many searches in a row that found nothing, although there was something to be seen. `None` after the
+/// first: then it is to try again at once.
+pub(crate) fn back_off(failures: u32) -> Option<u64> {
+    let doublings = failures.checked_sub(2)?.min(BACK_OFF_DOUBLINGS);
+    Some(BACK_OFF_NS << doublings)
+}
+
+/// How many polls come before the next look at the clock, in a turn whose first `polls` were seen to take `took_ns`.
+///
+/// As many as the slice has room for if they are like those, but not many more than were seen: after a single poll nobody knows what the
+/// others are like.
+pub(crate) fn polls_per_look(polls: usize, took_ns: u64) -> usize {
+    let room = SLICE_NS.saturating_sub(took_ns).saturating_mul(polls as u64).checked_div(took_ns);
+    let room = room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX);
+    room.min(TRUST * polls).clamp(1, POLLS_PER_LOOK)
 }
 
 /// When a background task is due next, though foreground tasks are ready: it was due at `due_ns`, began at `began_ns`, ended at
@@ -352,6 +390,47 @@ mod tests {
         let first: Vec<u32> = (0..5).map(passes).collect();
         assert_eq!(first, [4, 2, 1, 1, 1]);
         assert_eq!(passes(u32::MAX), 1);
+    }
+
+    // Sleep that did not end would be a lost wake-up; none at all, a worker that turns on the spot; and a first failure is a lost race.
+    #[test]
+    fn a_worker_that_searches_in_vain_sleeps_longer_each_time_and_never_long() {
+        assert_eq!([0, 1].map(back_off), [None; 2]);
+        let times: Vec<u64> = (2..9).map(|failures| back_off(failures).expect("it sleeps")).collect();
+        assert_eq!(times, [50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 1_600_000]);
+        assert_eq!(back_off(u32::MAX), Some(1_600_000));
+    }
+
+    /// Runs polls of these lengths until the slice is over. How many ran, how long they took, and how many looks there were.
+    fn turn_of(mut polls: impl Iterator<Item = u64>) -> (usize, u64, usize) {
+        let (mut ran, mut took_ns, mut looks) = (0, 0, 0);
+        while took_ns < SLICE_NS {
+            let count = polls_per_look(ran, took_ns);
+            took_ns += polls.by_ref().take(count).sum::<u64>();
+            (ran, looks) = (ran + count, looks + 1);
+        }
+        (ran, took_ns, looks)
+    }
+
+    // Looks that come by number alone let sixteen polls of 10 ms pass unseen; an average that is trusted too early does the same.
+    #[test]
+    fn a_turn_is_longer_than_its_slice_by_one_poll_at_the_most() {
+        for poll_ns in [1, 100, 7_000, 31_000, 120_000, 499_999, 500_000, 10_000_000] {
+            let (_, took_ns, _) = turn_of(std::iter::repeat(poll_ns));
+            assert!(took_ns <= SLICE_NS + poll_ns, "polls of {poll_ns} ns make a turn of {took_ns}");
+        }
+        // What could not be foreseen is bounded.
+        let long_from = |short| std::iter::repeat_n(100, short).chain(std::iter::repeat(10_000_000));
+        assert_eq!(turn_of(long_from(0)).0, 1);
+        assert_eq!(turn_of(long_from(1)).0, 1 + TRUST);
+        assert!(turn_of(long_from(100)).0 <= 100 + POLLS_PER_LOOK);
+    }
+
+    // A look at each poll would cost as much as the polls.
+    #[test]
+    fn short_polls_are_hardly_looked_at() {
+        let (ran, _, looks) = turn_of(std::iter::repeat(100));
+        assert!(looks <= ran / POLLS_PER_LOOK + 20, "{looks} looks at {ran} polls");
     }
 
     /// What background polls of so many nanoseconds get of the time, if there is an opportunity after each `look_ns` of foreground work.

@@ -4,6 +4,7 @@
 //! Each test runs under many seeds. One that fails prints its seed, and fails under it every time.
 
 mod background;
+mod fairness;
 mod stealing;
 
 use std::cell::{Cell, RefCell};
@@ -40,9 +41,18 @@ struct Crew {
 
 impl Crew {
     fn new(count: usize, seed: u64) -> Crew {
+        Crew::of(count, seed, true)
+    }
+
+    /// The same, where tasks stay where they were placed.
+    fn without_thieves(count: usize, seed: u64) -> Crew {
+        Crew::of(count, seed, false)
+    }
+
+    fn of(count: usize, seed: u64, steals: bool) -> Crew {
         let world = SimWorld::new(seed, Faults::SOME);
         let config = DriverConfig::default();
-        let spawner = Spawner::new(count, true);
+        let spawner = Spawner::new(count, steals);
         let mailboxes: Box<[_]> = (0..count).map(|worker| Mailbox::new(&spawner, worker, || ())).collect();
         let shared = Arc::new(Shared::new(spawner, mailboxes, Duration::from_secs(5)));
         let workers = (0..count).map(|index| {

@@ -17,7 +17,10 @@
 //! One turn is at most one kernel entry: what the tasks submitted goes out by the very call that waits for answers.
 //!
 //! **Fairness.** The budget bounds how many polls come between two looks at the driver, and [`SLICE_NS`] how long: a task
-//! that always yields delays arriving data and due timers by one budget, a few long polls by one slice.
+//! that always yields delays arriving data and due timers by one budget, long polls by one slice and one of them. A healthy turn is
+//! far from its slice, and a precise clock costs as much as a short poll. So turns look at the coarse one, a number in memory that
+//! moves on each few milliseconds; a turn in which it does ends its polls, and the next ones go by the precise clock until one has ended
+//! within its slice. If polls get long in the middle of a turn, those until the next look pass unseen (see [`policy`]).
 //!
 //! **Background.** A background task runs when no foreground task is ready, or when the background has had less than its share.
 //! Each poll of one is followed by a look at everything else, so that a flood of them delays a foreground wake by one poll and no
@@ -25,7 +28,7 @@
 //!
 //! **Stealing.** Only a worker without anything ready looks at other workers' queues; when, and why no task is slept through,
 //! is told in [`spawner`](super::spawner). A search that is lost to others, or meets a queue that is just being emptied, is
-//! repeated a few times; if there is still something to be seen, the worker sleeps for [`BACK_OFF_NS`], longer each time,
+//! repeated a few times; if there is still something to be seen, the worker sleeps for a moment, longer each time,
 //! instead of turning on the spot.
 //!
 //! **Tear-down** ([`Worker::end`]): refuse new work, drop futures here, drop what the mesh still holds, cancel every
@@ -38,7 +41,7 @@ use std::time::Duration;
 use super::context::{Context, Parts};
 use super::mesh::doorbell::WokenAs;
 use super::mesh::links::Links;
-use super::policy;
+use super::policy::{self, SLICE_NS};
 use super::shared::Shared;
 use super::spin::Spinner;
 use super::stall::{Watch, Watched};
@@ -50,18 +53,6 @@ use crate::io::buf::Pool;
 use crate::io::driver::{Drained, DriverHandle};
 use crate::sync::Arc;
 
-/// Polls between two looks at the clock, while more tasks are ready. A look costs about as much as one short poll.
-const POLLS_PER_LOOK: usize = 16;
-
-/// How long tasks run before the driver is looked at, however large the budget: a tenth of the shortest delay that people
-/// notice in a service's tail latency.
-const SLICE_NS: u64 = 500_000;
-
-/// How long a worker sleeps after a search that found nothing although there was something to be seen: about what waking it costs.
-const BACK_OFF_NS: u64 = 50_000;
-
-/// How often that time is doubled: up to 1.6 ms, the time slice of a thread that was interrupted in the middle of sending a task.
-const BACK_OFF_DOUBLINGS: u32 = 5;
 /// What background tasks may have of a busy worker's time, by default: enough for a compaction to keep up with the writes that make it
 /// necessary, little enough for nobody else to notice.
 pub(crate) const BACKGROUND_PERCENT: u32 = 10;
@@ -83,6 +74,8 @@ pub(crate) struct Worker {
     failures: u32,
     /// Whether it has searched since it last ran tasks.
     searched: Cell<bool>,
+    /// Whether the last turn was longer than a slice, so that the next goes by the precise clock.
+    overran: Cell<bool>,
     /// What background tasks may have of a busy worker's time.
     background_percent: u32,
     /// When one of them runs though foreground tasks are ready.
@@ -136,6 +129,7 @@ impl Worker {
             background_due_ns: Cell::new(0),
             failures: 0,
             searched: Cell::new(false),
+            overran: Cell::new(false),
         }
     }
 
@@ -177,8 +171,8 @@ impl Worker {
             return;
         }
         let parts = &*self.context;
-        let ready = executor.pinned_ready();
-        parts.shared.spawner.note_polling(parts.id.index(), ready, parts.clock.coarse_ns());
+        let (ready, coarse_ns) = (executor.pinned_ready(), parts.clock.coarse_ns());
+        parts.shared.spawner.note_polling(parts.id.index(), ready, coarse_ns);
         // What was robbed to be run at once may have pinned tasks before it by now; and what was placed here since the
         // summons, others left to the searcher.
         if self.searched.replace(false) && executor.has_surplus() {
@@ -187,17 +181,28 @@ impl Worker {
         if executor.has_background() {
             return self.run_both();
         }
-        let mut left = self.budget;
-        left -= executor.run(left.min(POLLS_PER_LOOK));
-        if left == 0 || !executor.has_foreground() {
-            return;
-        }
-        let start_ns = self.context.driver.now_ns();
-        while left > 0 && executor.has_foreground() && self.context.driver.now_ns() - start_ns < SLICE_NS {
-            match executor.run(left.min(POLLS_PER_LOOK)) {
-                // Tasks that overflowed are ready, and yet not to be run before the next turn.
-                0 => return,
-                ran => left -= ran,
+        let overran = if self.overran.get() {
+            self.run_foreground(parts.driver.now_ns(), || parts.driver.now_ns())
+        } else {
+            self.run_foreground(coarse_ns, || parts.clock.coarse_ns())
+        };
+        self.overran.set(overran);
+    }
+
+    /// Runs foreground tasks until none is ready, the budget is used up, or the slice is over by that clock. Whether it was the slice.
+    fn run_foreground(&self, start_ns: u64, now_ns: impl Fn() -> u64) -> bool {
+        let executor = &self.context.executor;
+        let (mut left, mut took_ns) = (self.budget, 0);
+        loop {
+            let ran = executor.run(left.min(policy::polls_per_look(self.budget - left, took_ns)));
+            left -= ran;
+            // Tasks that overflowed are ready, and yet not to be run before the next turn.
+            if ran == 0 || left == 0 || !executor.has_foreground() {
+                return false;
+            }
+            took_ns = now_ns().saturating_sub(start_ns);
+            if took_ns >= SLICE_NS {
+                return true;
             }
         }
     }
@@ -206,9 +211,9 @@ impl Worker {
     fn run_both(&self) {
         let executor = &self.context.executor;
         let start_ns = self.context.driver.now_ns();
-        let mut left = self.budget;
+        let (mut left, mut took_ns) = (self.budget, 0);
         loop {
-            let ran = executor.run(left.min(POLLS_PER_LOOK));
+            let ran = executor.run(left.min(policy::polls_per_look(self.budget - left, took_ns)));
             left -= ran;
             let now_ns = self.context.driver.now_ns();
             if executor.has_background()
@@ -220,8 +225,9 @@ impl Worker {
                 self.background_due_ns.set(due_ns);
                 return;
             }
+            took_ns = now_ns - start_ns;
             // Tasks that overflowed are ready, and yet not to be run before the next turn.
-            if ran == 0 || left == 0 || !executor.has_foreground() || now_ns - start_ns >= SLICE_NS {
+            if ran == 0 || left == 0 || !executor.has_foreground() || took_ns >= SLICE_NS {
                 return;
             }
         }
@@ -291,9 +297,7 @@ impl Worker {
         if !parts.shared.spawner.needs_searcher(parts.id.index()) {
             return Some(deadline);
         }
-        // After the first failure the policy is to try again at once.
-        let doublings = self.failures.checked_sub(2)?.min(BACK_OFF_DOUBLINGS);
-        let later = parts.clock.now_ns() + (BACK_OFF_NS << doublings);
+        let later = parts.clock.now_ns() + policy::back_off(self.failures)?;
         Some(Some(deadline.map_or(later, |deadline| deadline.min(later))))
     }
 

@@ -44,6 +44,9 @@ pub(crate) struct Executor {
     phase: Cell<Phase>,
     /// Whether tasks are being run; that does not nest.
     busy: Cell<bool>,
+    /// How far the kinds have come in taking turns: [`RUN_OF_A_KIND`] pinned ones, then as many stealable ones. Kept between calls, since a
+    /// call may be for a single poll.
+    in_cycle: Cell<usize>,
     /// The ready queue: where the next poll comes from, and where the next wake goes.
     foreground: ReadyQueue,
     /// The same for background tasks.
@@ -138,6 +141,7 @@ impl Executor {
             mailbox,
             phase: Cell::new(Phase::Open),
             busy: Cell::new(false),
+            in_cycle: Cell::new(0),
             foreground: ReadyQueue::new(),
             background: ReadyQueue::new(),
             class: Cell::new(Class::Foreground),
@@ -423,19 +427,25 @@ impl Executor {
     }
 
     /// Runs ready foreground tasks until none is left or `budget` have been run; says how many. Tasks that are made ready meanwhile
-    /// count. Pinned ones, and likewise stealable ones, run oldest first.
+    /// count. Pinned ones, and likewise stealable ones, run oldest first; whose turn it is, the next call goes on from there.
     pub(crate) fn run(&self, budget: usize) -> usize {
         self.set_busy();
-        let mut left = budget;
-        loop {
-            let before = left;
-            left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one(&self.foreground)).count();
-            left -= (0..left.min(RUN_OF_A_KIND)).take_while(|_| self.run_one_stealable()).count();
-            if left == 0 || left == before {
-                self.busy.set(false);
-                return budget - left;
-            }
+        let (mut left, mut in_vain) = (budget, 0);
+        while left > 0 && in_vain < 2 {
+            let at = self.in_cycle.get();
+            let most = left.min(RUN_OF_A_KIND - at % RUN_OF_A_KIND);
+            let ran = if at < RUN_OF_A_KIND {
+                (0..most).take_while(|_| self.run_one(&self.foreground)).count()
+            } else {
+                (0..most).take_while(|_| self.run_one_stealable()).count()
+            };
+            let next = if ran < most { at - at % RUN_OF_A_KIND + RUN_OF_A_KIND } else { at + ran };
+            self.in_cycle.set(next % (2 * RUN_OF_A_KIND));
+            left -= ran;
+            in_vain = if ran == 0 { in_vain + 1 } else { 0 };
         }
+        self.busy.set(false);
+        budget - left
     }
 
     /// Notes that tasks are being run.

@@ -119,6 +119,31 @@ fn five_thousand_tasks_made_ready_at_once_all_run() {
 }
 
 #[test]
+fn both_kinds_get_polls_however_few_are_run_at_a_time() {
+    // A worker whose polls are long runs one at a time. If each call began with the pinned ones, a stealable task would starve.
+    let (local, _) = worker();
+    let polls = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counts = |kind: usize| {
+        let polls = Arc::clone(&polls);
+        async move {
+            loop {
+                polls[kind].fetch_add(1, Ordering::Relaxed);
+                yield_once().await;
+            }
+        }
+    };
+    let _pinned = spawn(&local, counts(0));
+    let (task, _stealable) = TaskRef::new_stealable(counts(1), Location::caller().into());
+    local.push(task);
+    let _entered = local.enter();
+    for _ in 0..160 {
+        assert_eq!(local.run(1), 1);
+    }
+    let polls = polls.each_ref().map(|polls| polls.load(Ordering::Relaxed));
+    assert_eq!(polls, [80, 80]);
+}
+
+#[test]
 fn a_join_returns_when_that_task_ends_not_when_others_do() {
     // A handle that is woken by, or waits for, anything but its own task would show here.
     let (local, _) = worker();

@@ -11,7 +11,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::task::yield_now;
 use crate::time::sleep;
-use crate::{current_worker, spawn, spawn_pinned};
+use crate::{current_worker, spawn, spawn_pinned, spawn_to};
 
 /// Tasks that lay where only their worker sees them would wait for as long as it stands still, here for ever.
 #[test]
@@ -44,6 +44,33 @@ fn what_is_placed_with_a_worker_that_stands_still_is_run_by_the_others() {
             |worker| worker != stuck,
         );
         assert!(stolen > 0 || count > 2, "void: the only one left has stolen nothing, seed {seed}");
+        crew.end();
+    }
+}
+
+/// A worker in a long poll has an empty queue, and looks like the best of all to whoever knows nothing but queues: what the poll spawns
+/// would all stay behind it. Without thieves, who would mend that.
+#[test]
+fn what_a_long_poll_spawns_goes_elsewhere() {
+    for (count, seed) in (2..6).map(|count| (count, 3)) {
+        let mut crew = Crew::without_thieves(count, seed);
+        let clock = crew.world.clock();
+        let stayed = crew.run(async move {
+            // By then everybody has polled something, and parked.
+            for worker in crate::workers() {
+                spawn_to(worker, async || ()).await.expect("it does not panic");
+            }
+            sleep(Duration::from_secs(1)).await;
+            clock.set(clock.get() + 1_000_000_000);
+            let home = current_worker();
+            let tasks: Vec<_> = (0..100).map(|_| spawn(async { current_worker() })).collect();
+            let mut stayed = 0;
+            for task in tasks {
+                stayed += usize::from(task.await.expect("it does not panic") == home);
+            }
+            stayed
+        });
+        assert_eq!(stayed, 0, "of 100, with {count} workers");
         crew.end();
     }
 }

@@ -81,8 +81,9 @@ impl Clock {
     pub(crate) fn coarse_ns(&self) -> u64 {
         match self {
             Clock::System => crate::os::coarse_ns(),
+            // As of the last tick of 4 ms, the usual length.
             #[cfg(test)]
-            Clock::Virtual(now_ns) => now_ns.get(),
+            Clock::Virtual(now_ns) => now_ns.get() / 4_000_000 * 4_000_000,
         }
     }
 }

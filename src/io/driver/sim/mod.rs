@@ -673,7 +673,7 @@ impl Driver for SimDriver {
     }
 
     fn now_ns(&self) -> u64 {
-        self.world.now_ns()
+        self.world.read_clock()
     }
 
     fn quiesce(&mut self, _slab: &mut StableSlab) -> bool {

@@ -74,6 +74,8 @@ pub(crate) struct SimWorld(Rc<World>);
 struct World {
     /// Shared with the timers of the workers that live in this world.
     now_ns: Rc<Cell<u64>>,
+    /// How often a driver was asked for it.
+    readings: Cell<u64>,
     random: Cell<u64>,
     faults: Faults,
     sockets: RefCell<BTreeMap<SocketId, Socket>>,
@@ -119,6 +121,7 @@ impl SimWorld {
     pub(crate) fn new(seed: u64, faults: Faults) -> SimWorld {
         SimWorld(Rc::new(World {
             now_ns: Rc::default(),
+            readings: Cell::new(0),
             random: Cell::new(seed),
             faults,
             sockets: RefCell::default(),
@@ -138,6 +141,17 @@ impl SimWorld {
     /// The time.
     pub(crate) fn now_ns(&self) -> u64 {
         self.0.now_ns.get()
+    }
+
+    /// The time, as a driver is asked for it.
+    pub(crate) fn read_clock(&self) -> u64 {
+        self.0.readings.set(self.readings() + 1);
+        self.now_ns()
+    }
+
+    /// How often drivers were asked for the time.
+    pub(crate) fn readings(&self) -> u64 {
+        self.0.readings.get()
     }
 
     /// Sockets that are open: 0 when everything was closed.
