@@ -33,7 +33,7 @@
 //! - **The longest queue** ([`victim`]). A look at a length is a load, a theft is an exchange over a contended line: robbing the
 //!   first that has anything, as many schedulers do, takes many times as many thefts in a large house to share out what lies
 //!   with one of them.
-//! - **One searcher** (see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is searching: who searches will find it, and
+//! - **One searcher** ([`summoned`], [`leaves_more`]; see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is searching: who searches will find it, and
 //!   wakes the next when it has found something. So a burst wakes workers one after another, as many as there is work for, and
 //!   not all for the first task.
 //! - **Background work keeps its distance** ([`background_due`]). After a poll that took so long it is due again when the share
@@ -176,6 +176,18 @@ pub(crate) fn polls_per_look(polls: usize, took_ns: u64) -> usize {
     let room = SLICE_NS.saturating_sub(took_ns).saturating_mul(polls as u64).checked_div(took_ns);
     let room = room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX);
     room.min(TRUST * polls).clamp(1, POLLS_PER_LOOK)
+}
+
+/// Who is woken to search for a task that has just become visible to thieves, if somebody shall be: nobody while somebody searches, else one
+/// who sleeps. The first of them, so that where there is little to do the others sleep on.
+pub(crate) fn summoned(searching: bool, workers: usize, is_asleep: impl Fn(usize) -> bool) -> Option<usize> {
+    if searching { None } else { (0..workers).find(|worker| is_asleep(*worker)) }
+}
+
+/// Whether a searcher that has taken so many, and is about to run the first of them, leaves work for another. `has_loot`: whether others'
+/// queues hold any.
+pub(crate) fn leaves_more(taken: usize, has_loot: impl FnOnce() -> bool) -> bool {
+    taken > 1 || has_loot()
 }
 
 /// When a background task is due next, though foreground tasks are ready: it was due at `due_ns`, began at `began_ns`, ended at
@@ -498,6 +510,8 @@ mod tests {
         /// Steps that each worker is yet busy.
         busy: Vec<u32>,
         parked: Vec<bool>,
+        /// Who searches, or has been woken to.
+        searcher: Option<usize>,
         steals: usize,
         stolen: usize,
         woken: usize,
@@ -511,6 +525,7 @@ mod tests {
                 queues: vec![VecDeque::new(); workers],
                 busy: vec![0; workers],
                 parked: vec![false; workers],
+                searcher: None,
                 steals: 0,
                 stolen: 0,
                 woken: 0,
@@ -534,7 +549,8 @@ mod tests {
         }
 
         fn wake_one(&mut self) {
-            if let Some(sleeper) = self.parked.iter().position(|parked| *parked) {
+            if let Some(sleeper) = summoned(self.searcher.is_some(), self.workers(), |w| self.parked[w]) {
+                self.searcher = Some(sleeper);
                 self.parked[sleeper] = false;
                 self.woken += 1;
             }
@@ -558,7 +574,7 @@ mod tests {
             }
             for worker in 0..self.workers() {
                 if self.busy[worker] == 0 && !self.parked[worker] {
-                    if robs {
+                    if robs && *self.searcher.get_or_insert(worker) == worker {
                         self.search(worker);
                     }
                     self.begin(worker);
@@ -576,17 +592,54 @@ mod tests {
 
         fn search(&mut self, thief: usize) {
             let queues = &self.queues;
-            let Some(victim) = victim(thief, queues.len(), &mut self.random, |w| queues[w].len()) else {
-                return;
-            };
-            let half = take(self.queues[victim].len(), 128);
-            let half: Vec<u32> = self.queues[victim].drain(..half).collect();
-            self.steals += 1;
-            self.stolen += half.len();
-            self.queues[thief].extend(half);
-            if self.queues[thief].len() > 1 || !self.queues[victim].is_empty() {
+            let victim = victim(thief, queues.len(), &mut self.random, |w| queues[w].len());
+            let mut taken = 0;
+            if let Some(victim) = victim {
+                taken = take(self.queues[victim].len(), 128);
+                let half: Vec<u32> = self.queues[victim].drain(..taken).collect();
+                self.steals += 1;
+                self.stolen += taken;
+                self.queues[thief].extend(half);
+            }
+            self.searcher = None;
+            let has_loot = || (0..self.workers()).any(|w| w != thief && !self.queues[w].is_empty());
+            if leaves_more(taken, has_loot) {
                 self.wake_one();
             }
+        }
+    }
+
+    /// A house in which all sleep but worker 0, which is in a poll that does not end, and where so many tasks have just been pushed to it.
+    fn burst(workers: usize, tasks: usize) -> House {
+        let mut house = House::new(workers, 14);
+        house.parked.fill(true);
+        (house.parked[0], house.busy[0]) = (false, u32::MAX);
+        for _ in 0..tasks {
+            house.push(0, 1);
+        }
+        house
+    }
+
+    // A push that woke a sleeper although one is on its way would wake the whole house for a burst that the first of them finishes alone: a
+    // system call and a search each.
+    #[test]
+    fn a_burst_wakes_one_worker_and_then_no_more_than_there_is_work_for() {
+        for workers in HOUSES {
+            for tasks in [1, 2, 3, 10, 1_000] {
+                let mut house = burst(workers, tasks);
+                assert_eq!(house.woken, 1, "{workers} workers, {tasks} tasks");
+                let mut steps = 0;
+                while house.finished < tasks || house.parked[1..].contains(&false) {
+                    house.step(true);
+                    steps += 1;
+                    assert!(steps < 2_000, "{workers} workers: {} of {tasks} done", house.finished);
+                }
+                assert!(house.woken <= tasks, "{workers} workers, {tasks} tasks: {} wakes", house.woken);
+            }
+            // With as many tasks as there are idle workers, and time for all of them to come, all do.
+            let mut house = burst(workers, 20 * workers);
+            (0..4 * workers).for_each(|_| house.step(true));
+            assert!(house.woken >= workers - 1, "{workers} workers: {} wakes", house.woken);
         }
     }
 
@@ -595,14 +648,8 @@ mod tests {
     #[test]
     fn thieves_clear_a_stuck_workers_queue_together_and_in_few_steps() {
         for workers in HOUSES {
-            let mut house = House::new(workers, 10);
-            house.parked.fill(true);
             let tasks = 1_000 * (workers - 1);
-            house.parked[0] = false;
-            house.busy[0] = u32::MAX;
-            for _ in 0..tasks {
-                house.push(0, 1);
-            }
+            let mut house = burst(workers, tasks);
             let mut steps = 0;
             while house.finished < tasks {
                 house.step(true);

@@ -217,13 +217,13 @@ impl Spawner {
             if !mutant("push: no fence") {
                 fence(SeqCst);
             }
-            if self.searching.load(Relaxed) {
-                return;
-            }
-            let mut bells = self.desks.iter().filter_map(|desk| desk.doorbell.get());
-            let Some(sleeper) = bells.find(|doorbell| doorbell.is_sleeping()) else { return };
+            let is_asleep = |worker: usize| {
+                self.desks[worker].doorbell.get().is_some_and(|doorbell| doorbell.is_sleeping())
+            };
+            let searching = self.searching.load(Relaxed);
+            let Some(sleeper) = policy::summoned(searching, self.workers(), is_asleep) else { return };
             // Acquire, here and in `try_search`: pairs with the Release of `end_search`. The role has one holder at a time.
-            if self.searching.swap(true, AcqRel) || sleeper.summon() {
+            if self.searching.swap(true, AcqRel) || self.desks[sleeper].doorbell().summon() {
                 return;
             }
             self.searching.store(false, Release);
@@ -256,8 +256,7 @@ impl Spawner {
             return;
         }
         fence(SeqCst);
-        // One it will run itself.
-        if taken > 1 || self.has_loot(worker) {
+        if policy::leaves_more(taken, || self.has_loot(worker)) {
             self.wake_searcher();
         }
     }

@@ -70,6 +70,28 @@ fn a_task_that_is_next_wakes_no_thief() {
     assert_eq!(second_bell.wake_up(), WokenAs::Itself);
 }
 
+/// A push that woke a sleeper although one is on its way would wake a whole house for a burst: a system call for each of its workers.
+#[test]
+fn a_burst_wakes_one_thief_whatever_its_size_and_however_many_sleep() {
+    for tasks in [1, 100] {
+        let (_spawner, executors) = house::<128>();
+        let (owner, sleepers) = executors.split_first().expect("there are some");
+        for sleeper in sleepers {
+            assert_eq!(sleeper.mailbox().doorbell().announce_sleep(), Ok(()));
+        }
+        let handles: Vec<_> = (0..tasks)
+            .map(|_| {
+                let (task, handle) = stealable();
+                owner.push(task);
+                handle
+            })
+            .collect();
+        let woken = sleepers.iter().map(|sleeper| sleeper.mailbox().doorbell().wake_up());
+        assert_eq!(woken.filter(|woken| *woken == WokenAs::Searcher).count(), 1, "{tasks} tasks");
+        drop(handles);
+    }
+}
+
 /// Without what workers note of themselves every choice is one between equals, and a task is placed behind a poll that does not end.
 #[test]
 fn what_workers_note_of_themselves_decides_where_tasks_go() {
