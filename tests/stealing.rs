@@ -5,12 +5,14 @@
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use veloq::io::op::misc::nop;
+use veloq::mesh;
 use veloq::runtime::{Builder, Handle, Runtime};
 use veloq::task::{CancelToken, yield_now};
 use veloq::time::{sleep, timeout};
@@ -148,40 +150,55 @@ fn timers_handles_and_tokens_work_in_all_four_placements() {
 /// A task arms everything on one worker, and goes on on another because the first is blocked. Entries left in the first one's
 /// wheel, or a waker that still meant the first one, would leave it waiting.
 #[test]
-fn timers_handles_and_tokens_survive_a_migration() {
+fn what_a_task_waits_for_survives_its_migration() {
     let runtime = runtime(2);
     let handle = runtime.handle();
     let driver = thread::spawn(move || {
         for _ in 0..20 {
             let (first, first_worker) = mpsc::channel();
             let (moved, moved_to) = mpsc::channel();
+            let (mut values, mut received) = mesh::channel(4);
             let token = CancelToken::new();
-            let child_token = token.clone();
+            let home_is_blocked = Arc::new(AtomicBool::new(false));
+            let (its_token, goes_on, asks) = (token.clone(), Arc::clone(&home_is_blocked), handle.clone());
             let task = handle.spawn(async move {
+                let home = current_worker();
                 let mut slept = pin!(sleep(Duration::from_millis(2)));
-                let mut cancelled = pin!(child_token.cancelled());
-                let mut child = pin!(spawn(sleep(Duration::from_millis(1))));
+                let mut limited = pin!(timeout(Duration::from_millis(2), pending::<()>()));
+                let mut within = pin!(timeout(Duration::from_secs(3_600), its_token.cancelled()));
+                let mut cancelled = pin!(its_token.cancelled());
+                let childs_token = its_token.clone();
+                let mut child = pin!(spawn(async move { childs_token.cancelled().await }));
+                let mut asked = pin!(asks.spawn_to(home, async || 8));
+                let mut value = pin!(received.recv());
                 // One poll of each here..
-                let begun = Arc::new(Mutex::new(false));
+                let mut begun = false;
                 poll_fn(|cx| {
-                    let mut begun = begun.lock().expect("nobody panics with it");
-                    if *begun {
-                        return Poll::Ready(());
+                    if std::mem::replace(&mut begun, true) {
+                        // A timer may be first, while home is not blocked yet.
+                        return if goes_on.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending };
                     }
-                    *begun = true;
                     assert!(slept.as_mut().poll(cx).is_pending());
+                    assert!(limited.as_mut().poll(cx).is_pending());
+                    assert!(within.as_mut().poll(cx).is_pending());
                     assert!(cancelled.as_mut().poll(cx).is_pending());
                     assert!(child.as_mut().poll(cx).is_pending());
+                    assert!(asked.as_mut().poll(cx).is_pending());
+                    assert!(value.as_mut().poll(cx).is_pending());
                     // The waker goes out, and with it the right to say when this goes on.
-                    first.send((current_worker(), cx.waker().clone())).expect("the test waits for it");
+                    first.send((home, cx.waker().clone())).expect("the test waits for it");
                     Poll::Pending
                 })
                 .await;
-                // .. and the rest on whichever worker this is.
+                // .. and the rest on the other worker.
                 moved.send(current_worker()).expect("the test waits for it");
                 slept.await;
+                assert!(limited.await.is_err(), "nobody ends it but its time");
+                within.await.expect("an hour has not passed");
                 cancelled.await;
                 child.await.expect("it does not panic");
+                assert_eq!(asked.await.expect("it does not panic"), 8);
+                value.await
             });
             let (home, waker) = first_worker.recv().expect("it is polled");
             let (release, released) = mpsc::channel::<()>();
@@ -191,12 +208,14 @@ fn timers_handles_and_tokens_survive_a_migration() {
                 released.recv().expect("the test releases it");
             });
             blocked.recv().expect("it blocks");
+            home_is_blocked.store(true, Ordering::Release);
             waker.wake();
-            // The timer may have been first, and then it went on at home: but then it had not been blocked yet.
-            let _went_on_at = moved_to.recv().expect("it goes on while its home is blocked");
+            let went_on_at = moved_to.recv().expect("it goes on while its home is blocked");
+            assert_ne!(went_on_at, home, "void: it has not moved");
             release.send(()).expect("it waits");
             token.cancel();
-            wait(task).expect("it does not panic");
+            values.try_send(9).expect("there is room");
+            assert_eq!(wait(task).expect("it does not panic"), Some(9));
             wait(stuck).expect("it does not panic");
         }
     });
@@ -226,22 +245,68 @@ fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Without thieves a task runs where it was placed, and nobody looks elsewhere.
+/// Without thieves a task runs where it lies, also behind a poll that blocks, however idle the others are. A setting that stopped
+/// nothing but the counting would let them run.
 #[test]
 fn stealing_can_be_switched_off() {
+    const TASKS: usize = 100;
     let runtime =
         Builder::new().workers(2).pin(false).steal(false).build().expect("this kernel has io_uring");
     let handle = runtime.handle();
     runtime.block_on(async {
-        let tasks: Vec<_> = (0..1_000).map(|_| spawn(yield_now())).collect();
-        for task in tasks {
-            task.await.expect("it does not panic");
+        let stuck_worker = WorkerId::new(1);
+        let (open, ran) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (waiting, all_wait) = mpsc::channel::<Waker>();
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|_| {
+                let (open, ran, waiting) = (Arc::clone(&open), Arc::clone(&ran), waiting.clone());
+                spawn(async move {
+                    let mut told = false;
+                    poll_fn(|cx| {
+                        if open.load(Ordering::Acquire) {
+                            return Poll::Ready(());
+                        }
+                        if !std::mem::replace(&mut told, true) {
+                            waiting.send(cx.waker().clone()).expect("the test waits for it");
+                        }
+                        Poll::Pending
+                    })
+                    .await;
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    current_worker()
+                })
+            })
+            .collect();
+        let mut wakers = Vec::new();
+        while wakers.len() < TASKS {
+            wakers.extend(all_wait.try_iter());
+            yield_now().await;
         }
-        sleep(Duration::from_millis(1)).await;
+        let ((blocks, blocked), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+        let stuck = spawn_to(stuck_worker, async move || {
+            open.store(true, Ordering::Release);
+            // A task that is woken by a worker goes into that worker's queue.
+            wakers.into_iter().for_each(Waker::wake);
+            blocks.send(()).expect("the test waits for it");
+            released.recv().expect("the test releases it");
+        });
+        while blocked.try_recv().is_err() {
+            nop().await.expect("a nop succeeds");
+        }
+        // Each time this worker has nothing else to do it would look for something.
+        for _ in 0..1_000 {
+            nop().await.expect("a nop succeeds");
+        }
+        assert_eq!(ran.load(Ordering::Relaxed), 0, "they lie behind a poll that blocks");
+        release.send(()).expect("it waits");
+        stuck.await.expect("it does not panic");
+        for task in tasks {
+            assert_eq!(task.await.expect("it does not panic"), stuck_worker);
+        }
     });
     let metrics = handle.metrics();
     assert_eq!(metrics.iter().map(|worker| worker.steals + worker.stolen).sum::<u64>(), 0);
-    assert_eq!(metrics.iter().map(|worker| worker.placed).sum::<u64>(), 1_000);
+    assert_eq!(metrics.iter().map(|worker| worker.placed).sum::<u64>(), 100);
 }
 
 /// Thefts that are not counted cannot be seen, and a policy cannot be judged.
@@ -265,6 +330,34 @@ fn thefts_are_counted() {
     assert_eq!(there, 100, "the other worker was blocked");
     assert!(metrics[0].steals > 0 && metrics[0].stolen >= metrics[0].steals, "{metrics:?}");
     assert_eq!(metrics[1].placed, 100);
+}
+
+/// What comes from outside is placed like anything else, and a count that leaves it out shows less than half of what a server places
+/// that takes its work from another thread.
+#[test]
+fn placements_from_outside_are_counted() {
+    let runtime = runtime(2);
+    let handle = runtime.handle();
+    let before = handle.metrics();
+    let outside = thread::spawn({
+        let handle = handle.clone();
+        move || {
+            for _ in 0..10 {
+                wait(handle.spawn(async {})).expect("it does not panic");
+            }
+            for _ in 0..5 {
+                wait(handle.spawn_pinned(async || {})).expect("it does not panic");
+            }
+        }
+    });
+    runtime.block_on(async {
+        while !outside.is_finished() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    outside.join().expect("it does not panic");
+    let work = handle.metrics().since(&before);
+    assert_eq!((work.placed_by_handles(), work.total().placed), (15, 0), "{work}");
 }
 
 /// Counts what is dropped.

@@ -115,7 +115,8 @@ impl Handle {
     pub fn metrics(&self) -> Metrics {
         let now_ns = crate::os::monotonic_ns();
         let workers = self.shared.published.iter().map(|published| published.load(now_ns));
-        Metrics::new(workers.collect(), self.shared.blocking.stats())
+        let placed_by_handles = self.shared.spawner.placed_from_outside();
+        Metrics::new(workers.collect(), placed_by_handles, self.shared.blocking.stats())
     }
 
     /// Runs `work`, which may block, on a thread kept for that; see [`spawn_blocking`](crate::spawn_blocking). On a runtime that has

@@ -131,7 +131,8 @@ metrics! {
         remote_wakes,
         /// Timers that fired.
         timers_fired,
-        /// Tasks that code on this worker gave to the spawner to place, here or elsewhere.
+        /// Tasks that code on this worker gave to the spawner to place, here or elsewhere; besides those that went by a
+        /// [`Handle`](super::Handle) ([`Metrics::placed_by_handles`]).
         placed,
         /// Times this worker took tasks from another.
         steals,
@@ -139,7 +140,8 @@ metrics! {
         steals_failed,
         /// Tasks that it took.
         stolen,
-        /// Tasks sent to other workers over the mesh.
+        /// Tasks sent to other workers over the mesh: `spawn_to`, and calls into services. What a program sends over channels of its own
+        /// ([`mesh`](crate::mesh)) is not counted.
         mesh_sent,
         /// Tasks received from other workers over the mesh.
         mesh_received,
@@ -292,12 +294,24 @@ const LOOKS: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
     workers: Vec<WorkerMetrics>,
+    placed_by_handles: u64,
     blocking: ThreadPoolStats,
 }
 
 impl Metrics {
-    pub(crate) fn new(workers: Vec<WorkerMetrics>, blocking: ThreadPoolStats) -> Metrics {
-        Metrics { workers, blocking }
+    pub(crate) fn new(
+        workers: Vec<WorkerMetrics>,
+        placed_by_handles: u64,
+        blocking: ThreadPoolStats,
+    ) -> Metrics {
+        Metrics { workers, placed_by_handles, blocking }
+    }
+
+    /// Tasks that were given by a [`Handle`](super::Handle), mostly from threads outside of the runtime, to be placed with whichever
+    /// worker has time for them. [`placed`](WorkerMetrics::placed) counts the others.
+    #[must_use]
+    pub fn placed_by_handles(&self) -> u64 {
+        self.placed_by_handles
     }
 
     /// The threads for blocking work.
@@ -321,7 +335,8 @@ impl Metrics {
             refused: self.blocking.refused.saturating_sub(earlier.blocking.refused),
             ..self.blocking
         };
-        Metrics { workers: workers.collect(), blocking }
+        let placed_by_handles = self.placed_by_handles.saturating_sub(earlier.placed_by_handles);
+        Metrics { workers: workers.collect(), placed_by_handles, blocking }
     }
 }
 
@@ -374,6 +389,7 @@ impl fmt::Display for Metrics {
         write!(f, "\n{:<22}", "utilisation")?;
         columns().try_for_each(|column| write!(f, " {:>13.1}%", column.utilisation() * 100.0))?;
         let ThreadPoolStats { threads, idle, queued, jobs, refused } = self.blocking;
+        write!(f, "\nplaced by handles: {} tasks", self.placed_by_handles)?;
         writeln!(
             f,
             "\nblocking work: {threads} threads ({idle} idle), {queued} jobs queued, {jobs} taken, {refused} refused"
@@ -410,22 +426,23 @@ mod tests {
         let now = WorkerMetrics { polls: 30, tasks: 3, busy_ns: 9, ..WorkerMetrics::default() };
         let (then, now) = (vec![then; 2], vec![now; 2]);
         let jobs = |jobs| ThreadPoolStats { jobs, threads: 4, ..ThreadPoolStats::default() };
-        let work = Metrics::new(now, jobs(9)).since(&Metrics::new(then, jobs(2)));
+        let work = Metrics::new(now, 8, jobs(9)).since(&Metrics::new(then, 3, jobs(2)));
         assert_eq!((work[1].polls, work[1].tasks, work[1].busy_ns), (20, 3, 4));
         assert_eq!((work.total().polls, work.total().tasks), (40, 6));
         assert_eq!((work.blocking().jobs, work.blocking().threads), (7, 4));
+        assert_eq!(work.placed_by_handles(), 5);
     }
 
     // A table whose columns have shifted is read wrongly, and looks right.
     #[test]
     fn the_table_has_a_line_for_each_number_and_a_column_for_each_worker() {
         let worker = |polls| WorkerMetrics { polls, ..WorkerMetrics::default() };
-        let metrics = Metrics::new(vec![worker(11), worker(22)], ThreadPoolStats::default());
+        let metrics = Metrics::new(vec![worker(11), worker(22)], 0, ThreadPoolStats::default());
         let table = metrics.to_string();
         let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let polls = table.lines().find(|line| line.starts_with("polls ")).expect("a line for polls");
         assert_eq!(columns(polls), ["polls", "11", "22", "33"]);
         let numbers = metrics.total().iter().count();
-        assert_eq!(table.lines().count(), 1 + numbers + 3, "{table}");
+        assert_eq!(table.lines().count(), 1 + numbers + 4, "{table}");
     }
 }

@@ -33,9 +33,9 @@
 //! - **The longest queue** ([`victim`]). A look at a length is a load, a theft is an exchange over a contended line: robbing the
 //!   first that has anything, as many schedulers do, takes many times as many thefts in a large house to share out what lies
 //!   with one of them.
-//! - **One searcher** ([`summoned`], [`leaves_more`]; see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is searching: who searches will find it, and
-//!   wakes the next when it has found something. So a burst wakes workers one after another, as many as there is work for, and
-//!   not all for the first task.
+//! - **One searcher** ([`summoned`], [`leaves_more`]; see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is
+//!   searching: who searches will find it, and wakes the next when it has found something. So a burst wakes workers one after another,
+//! as many as there is work for, and not all for the first task.
 //! - **Background work keeps its distance** ([`background_due`]). After a poll that took so long it is due again when the share
 //!   says, however long or short its polls are.
 //! - **Patience wears out** ([`passes`], [`back_off`]). A worker whose searches came to nothing looks around fewer times before it
@@ -178,8 +178,8 @@ pub(crate) fn polls_per_look(polls: usize, took_ns: u64) -> usize {
     room.min(TRUST * polls).clamp(1, POLLS_PER_LOOK)
 }
 
-/// Who is woken to search for a task that has just become visible to thieves, if somebody shall be: nobody while somebody searches, else one
-/// who sleeps. The first of them, so that where there is little to do the others sleep on.
+/// Who is woken to search for a task that has just become visible to thieves, if somebody shall be: nobody while somebody searches,
+/// else one who sleeps. The first of them, so that where there is little to do the others sleep on.
 pub(crate) fn summoned(searching: bool, workers: usize, is_asleep: impl Fn(usize) -> bool) -> Option<usize> {
     if searching { None } else { (0..workers).find(|worker| is_asleep(*worker)) }
 }

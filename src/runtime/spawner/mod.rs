@@ -88,8 +88,8 @@ pub(crate) struct Spawner {
     searching: CachePadded<AtomicBool>,
     /// Whether there are thieves at all.
     steals: bool,
-    /// Seeds for threads that place tasks from outside, a different one for each task.
-    seeds: AtomicU64,
+    /// Tasks that were placed by threads outside of the runtime, or as such. For each of them its number is the seed of the choice.
+    from_outside: AtomicU64,
     end: Mutex<End>,
 }
 
@@ -133,7 +133,7 @@ impl Spawner {
             searching: CachePadded::new(AtomicBool::new(false)),
             // A house of one has no thieves.
             steals: steals && workers > 1,
-            seeds: AtomicU64::new(0),
+            from_outside: AtomicU64::new(0),
             end: Mutex::new(End { open: workers, left: Vec::new() }),
         })
     }
@@ -177,8 +177,13 @@ impl Spawner {
 
     /// The same for a thread outside of the runtime.
     pub(crate) fn choose_from_outside(&self, now_ns: u64) -> usize {
-        let mut random = Rng::with_seed(self.seeds.fetch_add(1, Relaxed));
+        let mut random = Rng::with_seed(self.from_outside.fetch_add(1, Relaxed));
         self.choose(None, &mut random, now_ns)
+    }
+
+    /// How often that was.
+    pub(crate) fn placed_from_outside(&self) -> u64 {
+        self.from_outside.load(Relaxed)
     }
 
     /// Sends a task to a worker, from any thread. If the worker has closed and the task was never polled, it is cancelled instead.
