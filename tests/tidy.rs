@@ -120,6 +120,7 @@ const NAMES_BACKENDS: &[(&str, &str)] = &[
 const TESTS_FROM_ABOVE: &[(&str, &str)] = &[
     ("src/runtime/tests.rs", "simulated workers run tasks that sleep and spawn as a program's do"),
     ("src/runtime/tests/background.rs", "the same, of two classes"),
+    ("src/runtime/tests/dump.rs", "the same, asked what they wait for"),
     ("src/runtime/tests/fairness.rs", "the same, with long polls"),
     ("src/runtime/tests/stealing.rs", "the same, where some stand still"),
 ];

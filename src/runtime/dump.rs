@@ -1,8 +1,10 @@
 //! What every task waits for, on demand: the answer to "why does nothing happen?".
 //!
-//! Each worker describes itself, between two polls: its unfinished tasks, its operations in flight, its timers. Nothing is kept for
-//! that but what is there anyway, besides two words: a slot remembers the last reading of the clock before its operation was
-//! submitted, and a task how many polls its worker had made when it came. Both are plain stores of what the worker knows already.
+//! Each worker describes itself, between two polls: its unfinished tasks, those that were placed with it and that nobody has begun, its
+//! operations in flight, its timers. A task that is just on its way, in a message or between two queues, is described by nobody.
+//! Nothing is kept for that but what is there anyway, besides two words: a slot remembers the last reading of the clock before its
+//! operation was submitted, and a task how many polls its worker had made when it came. Both are plain stores of what the worker knows
+//! already.
 //!
 //! **Whose operation.** An operation is shown with the task that polled it last: the one that its slot will wake. One that waits with a
 //! waker of somebody else's (a combinator that has its own) stands alone; so does one whose future was dropped and whose answer the
@@ -23,6 +25,7 @@ use super::context::Context;
 use super::shared::Shared;
 use super::task::{TaskId, TaskRef};
 use super::worker_id::WorkerId;
+use crate::io::driver::thread_pool::ThreadPoolStats;
 use crate::io::driver::{DescriptorName, OperationState};
 use crate::os::monotonic_ns;
 use crate::sync::Arc;
@@ -33,6 +36,8 @@ use crate::sync::Arc;
 pub struct Dump {
     /// Each worker's part, by worker. `None` for one that did not answer in time: it is stuck in a poll.
     pub workers: Vec<Option<WorkerDump>>,
+    /// The threads for blocking work, and how many of its jobs wait for one.
+    pub blocking: ThreadPoolStats,
 }
 
 /// One worker's part of a [`Dump`].
@@ -41,8 +46,10 @@ pub struct Dump {
 pub struct WorkerDump {
     /// Which worker.
     pub worker: WorkerId,
-    /// Its unfinished tasks, the newest first.
+    /// Its unfinished tasks, the newest first; then those that were placed with it and that no worker has begun, the oldest first.
     pub tasks: Vec<TaskDump>,
+    /// More tasks that were placed with it, so many that its queue has no room to show them.
+    pub unlisted: usize,
     /// Operations that belong to none of these tasks.
     pub operations: Vec<OperationDump>,
     /// Timers that are armed.
@@ -63,7 +70,7 @@ pub struct TaskDump {
     pub location: &'static Location<'static>,
     /// What it does.
     pub state: TaskState,
-    /// Polls that its worker has made, of whichever tasks, since this one came.
+    /// Polls that its worker has made, of whichever tasks, since this one came. 0 if it has not begun.
     pub age_polls: u64,
     /// The operations that will wake it.
     pub operations: Vec<OperationDump>,
@@ -79,6 +86,8 @@ pub enum TaskState {
     Ready,
     /// It is being polled.
     Running,
+    /// It waits for its first poll, and for whichever worker has the time for that.
+    Placed,
 }
 
 /// An operation in a [`Dump`].
@@ -97,7 +106,7 @@ pub struct OperationDump {
 
 impl Context {
     /// Describes this worker, without the task that asks.
-    fn dump(&self) -> WorkerDump {
+    pub(super) fn dump(&self) -> WorkerDump {
         let now_ns = self.driver.now_ns();
         let asking = super::task::id();
         let mut tasks = Vec::new();
@@ -108,6 +117,7 @@ impl Context {
                 tasks.push(task);
             }
         });
+        let unlisted = self.executor.each_placed(|task| tasks.push(task));
         let mut operations = Vec::new();
         self.driver.each_operation(|operation, waiter| {
             let dump = OperationDump {
@@ -125,6 +135,7 @@ impl Context {
         WorkerDump {
             worker: self.id,
             tasks,
+            unlisted,
             operations,
             timers: self.timers.armed(),
             next_timer: next_timer.map(|due_ns| Duration::from_nanos(due_ns.saturating_sub(now_ns))),
@@ -159,7 +170,7 @@ pub(super) fn collect(shared: &Arc<Shared>, patience: Duration) -> Dump {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
-    Dump { workers }
+    Dump { workers, blocking: shared.blocking.stats() }
 }
 
 impl fmt::Display for Dump {
@@ -170,19 +181,23 @@ impl fmt::Display for Dump {
                 None => writeln!(f, "worker {index} does not answer: it is stuck in a poll, or has ended")?,
             }
         }
-        Ok(())
+        let ThreadPoolStats { threads, idle, queued, .. } = self.blocking;
+        writeln!(f, "blocking work: {} of {threads} threads busy, {queued} jobs queued", threads - idle)
     }
 }
 
 impl fmt::Display for WorkerDump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WorkerDump { worker, tasks, operations, timers, next_timer } = self;
+        let WorkerDump { worker, tasks, unlisted, operations, timers, next_timer } = self;
         write!(f, "worker {worker}: {} tasks, {timers} timers", tasks.len())?;
         match next_timer {
             Some(next) => writeln!(f, ", the first due in {next:?}")?,
             None => writeln!(f)?,
         }
         tasks.iter().try_for_each(|task| write!(f, "  {task}"))?;
+        if *unlisted > 0 {
+            writeln!(f, "  and {unlisted} tasks that have not begun")?;
+        }
         operations.iter().try_for_each(|operation| writeln!(f, "  of no task here: {operation}"))
     }
 }
@@ -198,6 +213,7 @@ impl fmt::Display for TaskDump {
             TaskState::Waiting => "waiting",
             TaskState::Ready => "ready",
             TaskState::Running => "running",
+            TaskState::Placed => "not begun",
         };
         writeln!(f, ", spawned at {location}: {state}, {age_polls} polls old")?;
         operations.iter().try_for_each(|operation| writeln!(f, "    {operation}"))

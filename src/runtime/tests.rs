@@ -4,6 +4,7 @@
 //! Each test runs under many seeds. One that fails prints its seed, and fails under it every time.
 
 mod background;
+mod dump;
 mod fairness;
 mod stealing;
 

@@ -614,17 +614,39 @@ impl Executor {
                 true => TaskState::Ready,
                 false => TaskState::Waiting,
             };
-            each(
-                task.as_ptr().cast_const().cast(),
-                TaskDump {
-                    id: header.id,
-                    name: header.name().map(ToString::to_string),
-                    location: header.location(),
-                    state,
-                    age_polls: self.polls.get() - owned.born.get(),
-                    operations: Vec::new(),
-                },
-            );
+            let age_polls = self.polls.get() - owned.born.get();
+            each(task.as_ptr().cast_const().cast(), Executor::describe(header, state, age_polls));
+        }
+    }
+
+    /// Describes every task of the stealable queue that has not begun, the oldest first, and says how many lie behind those, in the inbox,
+    /// where nobody can look at them. Those that have begun are described by their homes.
+    #[cfg(not(loom))]
+    pub(crate) fn each_placed(&self, mut each: impl FnMut(TaskDump)) -> usize {
+        let queue = self.mailbox.queue();
+        self.take_sent();
+        // Each is taken out and pushed again, which tells thieves of it: a task in the ring could be taken, and gone, while it is
+        // looked at.
+        for _ in 0..queue.in_ring() {
+            let Some(task) = queue.pop() else { break };
+            // SAFETY: the right to run it is ours until it is pushed, and the mailbox is written by who runs or adopts it.
+            if unsafe { task.header().mailbox() }.is_none() {
+                each(Executor::describe(task.header(), TaskState::Placed, 0));
+            }
+            self.push(task);
+        }
+        queue.in_inbox()
+    }
+
+    #[cfg(not(loom))]
+    fn describe(header: &Header, state: TaskState, age_polls: u64) -> TaskDump {
+        TaskDump {
+            id: header.id,
+            name: header.name().map(ToString::to_string),
+            location: header.location(),
+            state,
+            age_polls,
+            operations: Vec::new(),
         }
     }
 
