@@ -22,7 +22,7 @@ use veloq::io::buf::FixedBuf;
 use veloq::io::op::misc::nop;
 use veloq::mesh;
 use veloq::runtime::{Builder, Handle};
-use veloq::task::yield_now;
+use veloq::task::{self, Class, yield_now};
 use veloq::time::timeout;
 use veloq::{WorkerId, spawn, spawn_local, spawn_to};
 
@@ -128,16 +128,48 @@ fn spawn_and_join_stealable(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The same on a bare queue, with the cell of the crate `async-task`: what a cell of our own is compared with.
+/// The same on a bare queue, with the cell of the crate `async-task`: what a cell of our own is compared with. (The queue is the least
+/// there can be; ours is measured with the whole runtime around it.)
 #[divan::bench]
 fn spawn_and_join_async_task(bencher: Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(SHORT_STEPS)).bench_local(|| {
-        for step in 0..SHORT_STEPS {
-            let mut task = bare::spawn(async move { step });
-            bare::run();
-            let joined = pin!(&mut task).poll(&mut Context::from_waker(Waker::noop()));
-            assert!(black_box(joined).is_ready());
+        let spawner = async {
+            for step in 0..SHORT_STEPS {
+                black_box(bare::spawn(async move { step }).await);
+            }
+        };
+        bare::spawn(spawner).detach();
+        bare::run();
+    });
+}
+
+/// A thousand tasks at a time.
+#[divan::bench]
+fn spawn_and_join_a_thousand(bencher: Bencher<'_, '_>) {
+    measure(bencher, SHORT_STEPS, async || {
+        for _ in 0..SHORT_STEPS / 1_000 {
+            let tasks: Vec<_> = (0..1_000).map(|step| spawn_local(async move { step })).collect();
+            for task in tasks {
+                black_box(task.await.expect("no panic"));
+            }
         }
+    });
+}
+
+/// See `spawn_and_join_a_thousand`.
+#[divan::bench]
+fn spawn_and_join_a_thousand_async_task(bencher: Bencher<'_, '_>) {
+    bencher.counter(ItemsCount::new(SHORT_STEPS)).bench_local(|| {
+        let spawner = async {
+            for _ in 0..SHORT_STEPS / 1_000 {
+                let tasks: Vec<_> = (0..1_000).map(|step| bare::spawn(async move { step })).collect();
+                for task in tasks {
+                    black_box(task.await);
+                }
+            }
+        };
+        bare::spawn(spawner).detach();
+        bare::run();
     });
 }
 
@@ -214,24 +246,45 @@ mod bare {
 /// A poll and a place at the end of the queue, with so many in it.
 #[divan::bench(args = [1, 1_000])]
 fn yields(bencher: Bencher<'_, '_>, tasks: u64) {
+    yields_on(bencher, &RUNTIME, tasks);
+}
+
+/// The same in a runtime whose polls are watched: what stall reports cost those who ask for them.
+#[divan::bench(args = [1, 1_000])]
+fn yields_watched(bencher: Bencher<'_, '_>, tasks: u64) {
+    static WATCHED: LazyLock<Handle> =
+        LazyLock::new(|| start(Builder::new().workers(2).stall_threshold(Duration::from_secs(1))));
+    yields_on(bencher, &WATCHED, tasks);
+}
+
+/// The same beside a background task that is always ready: what the look at its share costs, and the share.
+#[divan::bench(args = [1, 1_000])]
+fn yields_beside_background(bencher: Bencher<'_, '_>, tasks: u64) {
     let each = SHORT_STEPS / tasks;
     bencher.counter(ItemsCount::new(each * tasks)).bench(|| {
         let work = async move || {
-            let tasks: Vec<_> = (0..tasks)
-                .map(|_| {
-                    spawn_local(async move {
-                        for _ in 0..each {
-                            yield_now().await;
-                        }
-                    })
-                })
-                .collect();
-            for task in tasks {
-                task.await.expect("no panic");
-            }
+            let background = task::Builder::new().class(Class::Background).spawn_local(yield_often(u64::MAX));
+            yield_together(tasks, each).await;
+            background.abort();
         };
         wait(RUNTIME.spawn_to(WorkerId::new(0), work)).expect("no panic");
     });
+}
+
+fn yields_on(bencher: Bencher<'_, '_>, runtime: &Handle, tasks: u64) {
+    let each = SHORT_STEPS / tasks;
+    bencher.counter(ItemsCount::new(each * tasks)).bench(|| {
+        let work = async move || yield_together(tasks, each).await;
+        wait(runtime.spawn_to(WorkerId::new(0), work)).expect("no panic");
+    });
+}
+
+/// So many tasks yield so often each.
+async fn yield_together(tasks: u64, each: u64) {
+    let tasks: Vec<_> = (0..tasks).map(|_| spawn_local(yield_often(each))).collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
 }
 
 /// Two tasks that wake each other, by turns.
