@@ -683,6 +683,11 @@ mod models {
     fn loom_a_pool_that_ends_leaves_no_job_unanswered() {
         model::holds(end_against_hand_off);
     }
+
+    #[test]
+    fn loom_mutant_a_pool_ends_and_tells_nobody() {
+        model::catches("shut down: tell nobody", end_against_hand_off);
+    }
 }
 
 #[cfg(all(test, not(loom)))]

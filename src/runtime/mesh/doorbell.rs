@@ -162,7 +162,8 @@ impl Doorbell {
             return false;
         }
         // Release: pairs with the Acquire of `wake_up`; what a summoner did before comes before what the searcher does.
-        let taken = self.rest().compare_exchange(ASLEEP, to, Release, Relaxed).is_ok();
+        let order = if mutant("rouse: relaxed") { Relaxed } else { Release };
+        let taken = self.rest().compare_exchange(ASLEEP, to, order, Relaxed).is_ok();
         if taken || mutant("ring: unpark without the swap") {
             (self.unpark)();
         }
@@ -221,7 +222,7 @@ impl Doorbell {
     pub(crate) fn wake_up(&self) -> WokenAs {
         // A ringer that still sees the announcement unparks for nothing; one that sees none has set its bit, which this
         // thread takes before it announces again. Acquire: pairs with the Release of `rouse`.
-        match self.rest().swap(AWAKE, Acquire) {
+        match self.rest().swap(AWAKE, if mutant("wake up: relaxed") { Relaxed } else { Acquire }) {
             SUMMONED => WokenAs::Searcher,
             _ => WokenAs::Itself,
         }
@@ -484,6 +485,38 @@ mod loom_tests {
     #[test]
     fn loom_two_ringers_unpark_once() {
         model::holds(two_ringers);
+    }
+
+    /// A sleeper is summoned while it wakes by itself. If it comes as the searcher, it sees what its summoner did before.
+    fn summon_against_wake() {
+        let shared = shared();
+        assert_eq!(shared.bell.announce_sleep(), Ok(()));
+        let summoner = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                shared.messages[0].store(1, Relaxed);
+                shared.bell.summon()
+            }
+        });
+        let summoned = shared.bell.wake_up() == WokenAs::Searcher;
+        let seen = shared.messages[0].load(Relaxed);
+        assert!(!summoned || seen == 1, "it was summoned, and does not see what for");
+        assert_eq!(summoner.join().expect("it does not panic"), summoned, "both know who searches");
+    }
+
+    #[test]
+    fn loom_who_is_summoned_sees_what_for() {
+        model::holds(summon_against_wake);
+    }
+
+    #[test]
+    fn loom_mutant_rouse_relaxed() {
+        model::catches("rouse: relaxed", summon_against_wake);
+    }
+
+    #[test]
+    fn loom_mutant_wake_up_relaxed() {
+        model::catches("wake up: relaxed", summon_against_wake);
     }
 
     /// A ringer rings twice while the receiver, which had announced its sleep, wakes and closes. Once a ring has been answered

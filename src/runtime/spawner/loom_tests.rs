@@ -112,6 +112,11 @@ fn loom_mutant_tail_relaxed() {
     model::catches("push: tail relaxed", steal_against_pop_against_overflow);
 }
 
+#[test]
+fn loom_mutant_head_relaxed() {
+    model::catches("take: head relaxed", steal_against_pop_against_overflow);
+}
+
 /// A task is sent while a thief empties the inbox and the owner wants to. After all of it, the owner's doorbell must be rung if a
 /// task is left.
 fn send_against_two_takers() {
@@ -154,6 +159,86 @@ fn loom_mutant_inbox_left_without_a_look() {
     model::catches("inbox: leave without a look", send_against_two_takers);
 }
 
+#[test]
+fn loom_mutant_inbox_entered_relaxed() {
+    model::catches("inbox: entered relaxed", send_against_two_takers);
+}
+
+/// One worker pushes a task and blocks, and summons the other. That one must see what it was summoned for.
+fn summons_against_search() {
+    let house = house::<2>(true);
+    let [pushers, searchers] = house.mailboxes;
+    assert_eq!(searchers.doorbell().announce_sleep(), Ok(()));
+    let searcher = thread::spawn({
+        let spawner = house.spawner.clone();
+        move || {
+            let searcher = Executor::new(searchers.clone());
+            if searchers.doorbell().wake_up() == WokenAs::Searcher {
+                let taken = searcher.rob();
+                assert_eq!(taken, 1, "it was summoned, and does not see what for");
+                spawner.end_search(1, taken);
+            }
+        }
+    });
+    let pusher = Executor::new(pushers);
+    let (task, _handle) = stealable(async {});
+    pusher.push(task);
+    searcher.join().expect("it does not panic");
+}
+
+#[test]
+fn loom_who_is_summoned_sees_what_for() {
+    model::holds(summons_against_search);
+}
+
+#[test]
+fn loom_mutant_wake_up_relaxed() {
+    model::catches("wake up: relaxed", summons_against_search);
+}
+
+/// Two workers search where there are two tasks, one after the other, whichever is first. The second must see what the first has left:
+/// else it goes to sleep beside work.
+fn search_against_search() {
+    /// Searches, if nobody else does, and takes a task.
+    fn search(spawner: &Spawner, worker: &Executor, number: usize) {
+        if spawner.try_search() {
+            let taken = worker.rob();
+            assert_eq!(taken, 1, "there were two, and the other has taken one at the most");
+            spawner.end_search(number, taken);
+        }
+    }
+    let house = house::<3>(false);
+    let [owners, mine, others] = house.mailboxes;
+    let owner = Executor::new(owners);
+    let _handles = [(); 2].map(|()| {
+        let (task, handle) = stealable(async {});
+        owner.push(task);
+        handle
+    });
+    let other = thread::spawn({
+        let spawner = house.spawner.clone();
+        move || search(&spawner, &Executor::new(others), 2)
+    });
+    let me = Executor::new(mine);
+    search(&house.spawner, &me, 1);
+    other.join().expect("it does not panic");
+}
+
+#[test]
+fn loom_a_searcher_sees_what_the_one_before_it_left() {
+    model::holds(search_against_search);
+}
+
+#[test]
+fn loom_mutant_search_begun_relaxed() {
+    model::catches("search: begun relaxed", search_against_search);
+}
+
+#[test]
+fn loom_mutant_search_ended_relaxed() {
+    model::catches("search: ended relaxed", search_against_search);
+}
+
 /// One worker pushes a task and blocks; the other wakes from one sleep by itself and goes to the next. It may not sleep then, unless it is
 /// being woken.
 fn push_against_sleep() {
@@ -193,8 +278,8 @@ fn loom_mutant_summoner_gives_up() {
     model::catches("summon: give up at once", push_against_sleep);
 }
 
-/// A task that may move and one that is pinned are sent to a worker that sleeps, while it wakes and takes in what it finds. If both have come
-/// the pinned one is first, and may never return; then the other worker may not sleep on.
+/// A task that may move and one that is pinned are sent to a worker that sleeps, while it wakes and takes in what it finds. If both
+/// have come the pinned one is first, and may never return; then the other worker may not sleep on.
 fn send_against_a_pinned_one() {
     let house = house::<2>(true);
     let [mine, others] = house.mailboxes;

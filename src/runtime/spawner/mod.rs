@@ -251,12 +251,13 @@ impl Spawner {
 
     /// Makes the calling worker the searcher, if there is none. Whether it did; then it searches, and ends that.
     pub(crate) fn try_search(&self) -> bool {
-        !self.searching.load(Relaxed) && !self.searching.swap(true, AcqRel)
+        let order = if mutant("search: begun relaxed") { Relaxed } else { AcqRel };
+        !self.searching.load(Relaxed) && !self.searching.swap(true, order)
     }
 
     /// The searcher `worker` has looked, and has taken so many tasks.
     pub(crate) fn end_search(&self, worker: usize, taken: usize) {
-        self.searching.store(false, Release);
+        self.searching.store(false, if mutant("search: ended relaxed") { Relaxed } else { Release });
         if mutant("search: no look after the end") {
             return;
         }

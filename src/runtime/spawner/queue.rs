@@ -139,7 +139,8 @@ impl Queue {
 
     /// Free slots. For the owner.
     fn room(&self) -> usize {
-        // Acquire: pairs with the Release of whoever moved head; its reads of the slots come before our next writes.
+        // Acquire: pairs with the Release of whoever moved head; its reads of the slots come before our next writes. (No mutant: in a model
+        // nobody reads what is yet to be written.)
         CAPACITY - (self.tail.load(Relaxed) - self.head.load(Acquire))
     }
 
@@ -185,9 +186,11 @@ impl Queue {
     /// was [`Take::Won`] is what was read to be used.
     fn take(&self, count: impl FnOnce(usize) -> usize, mut read: impl FnMut(usize, *mut ())) -> Take {
         // Acquire: so that the tail is not older than the head, and so not behind it.
-        let head = self.head.load(Acquire);
+        let head = self.head.load(if mutant("take: head relaxed") { Relaxed } else { Acquire });
         // Acquire: pairs with the Release of `publish`.
-        let ready = self.tail.load(Acquire) - head;
+        let tail = self.tail.load(Acquire);
+        debug_assert!(tail >= head, "the tail is not older than a head that was read before it");
+        let ready = tail - head;
         if ready == 0 {
             return Take::Empty;
         }
@@ -273,7 +276,8 @@ impl Queue {
         }
         // Acquire: pairs with the Release of the one inside before, whose place at the list's end we take. Release: pairs with its
         // Acquire when it leaves, by which it learns of what we were told of.
-        if self.takers.fetch_add(1, AcqRel) != 0 {
+        let order = if mutant("inbox: entered relaxed") { Relaxed } else { AcqRel };
+        if self.takers.fetch_add(1, order) != 0 {
             return Emptied::Busy;
         }
         let mut taken = 0;

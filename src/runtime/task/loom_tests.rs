@@ -133,6 +133,11 @@ fn loom_a_poll_sees_what_came_before_its_wake() {
     model::holds(wake_publishes);
 }
 
+#[test]
+fn loom_mutant_list_links_publish_nothing() {
+    model::catches("list: link relaxed", wake_publishes);
+}
+
 /// Two threads wake the task at once. It is in the list at most once at a time, and sees both messages.
 fn two_wakes() {
     let local = worker();
@@ -198,6 +203,11 @@ fn wake_behind_a_wake() {
 #[test]
 fn loom_a_wake_behind_a_wake_is_seen_by_the_same_poll() {
     model::holds(wake_behind_a_wake);
+}
+
+#[test]
+fn loom_mutant_asked_without_release() {
+    model::catches("wake: asked relaxed", wake_behind_a_wake);
 }
 
 #[test]
@@ -304,6 +314,21 @@ fn push_against_take() {
 #[test]
 fn loom_pushes_against_take_lose_none() {
     model::holds(push_against_take);
+}
+
+#[test]
+fn loom_mutant_list_link_relaxed() {
+    model::catches("list: link relaxed", push_against_take);
+}
+
+#[test]
+fn loom_mutant_list_swap_relaxed() {
+    model::catches("list: swap relaxed", push_against_take);
+}
+
+#[test]
+fn loom_mutant_list_next_relaxed() {
+    model::catches("list: next relaxed", push_against_take);
 }
 
 /// Counts its wakes.

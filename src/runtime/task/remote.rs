@@ -25,9 +25,9 @@ use crossbeam_utils::CachePadded;
 
 use super::raw::{Shared, TaskRef, drop_quietly};
 use super::state::Header;
-use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicPtr;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::{UnsafeCell, mutant};
 
 /// A task's place in the list. The first field of its [`Header`].
 pub(super) struct Link {
@@ -90,10 +90,13 @@ impl RemoteList {
         unsafe { (*node).next.store(ptr::null_mut(), Relaxed) };
         // Release: publishes the null above (and the task's words) to the pusher behind us and to the taker. Acquire: pairs
         // with that Release of the pusher before us, whose null must not come after our store below.
-        let before = self.newest.swap(node, AcqRel);
+        let order = if mutant("list: swap relaxed") { Relaxed } else { AcqRel };
+        let before = self.newest.swap(node, order);
         // SAFETY: `before` is the stub, or a task that cannot be taken before its next is known, which is this store. After
         // it, neither `before` nor `node` is touched by us. Release: pairs with the Acquire in `take`.
-        unsafe { (*before).next.store(node, Release) };
+        let order = if mutant("list: link relaxed") { Relaxed } else { Release };
+        // SAFETY: as above.
+        unsafe { (*before).next.store(node, order) };
     }
 
     /// Takes the oldest task, with the reference that its node held. `None` if there is none, or if its pusher is not done; then the
@@ -107,9 +110,10 @@ impl RemoteList {
             // SAFETY: the caller is the only taker.
             let oldest = unsafe { &mut *oldest };
             let mut node = *oldest;
-            // SAFETY: `oldest` is the stub or a node that was not taken, so its memory is there. Acquire, here and below: pairs
-            // with the Release in `link`; the node that `next` names, and the task it is, are visible.
-            let mut next = unsafe { (*node).next.load(Acquire) };
+            // Acquire: pairs with the Release in `link`; the node that `next` names, and the task it is, are visible.
+            let order = if mutant("list: next relaxed") { Relaxed } else { Acquire };
+            // SAFETY: `oldest` is the stub or a node that was not taken, so its memory is there.
+            let mut next = unsafe { (*node).next.load(order) };
             if node == self.stub {
                 if next.is_null() {
                     return None;
@@ -118,16 +122,17 @@ impl RemoteList {
                 *oldest = next;
                 node = next;
                 // SAFETY: as above.
-                next = unsafe { (*node).next.load(Acquire) };
+                next = unsafe { (*node).next.load(order) };
             }
             if next.is_null() {
-                if self.newest.load(Acquire) != node {
+                // Relaxed: it is only compared. What is behind the node is reached by its link, and by no other way.
+                if self.newest.load(Relaxed) != node {
                     return None;
                 }
                 // SAFETY: `oldest` has passed the stub, so it is in no list; it lives as long as `self`.
                 unsafe { self.link(self.stub) };
                 // SAFETY: as above.
-                next = unsafe { (*node).next.load(Acquire) };
+                next = unsafe { (*node).next.load(order) };
                 if next.is_null() {
                     return None;
                 }

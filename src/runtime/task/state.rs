@@ -324,7 +324,7 @@ impl Remote {
         } else {
             // Release: pairs with the Acquire of `take` and publishes what the caller wrote for the task to see. Acquire:
             // when QUEUED was off, pairs with the Release of `take` (or `pause`), after which the link is the caller's to write.
-            self.0.fetch_or(bits, AcqRel)
+            self.0.fetch_or(bits, if mutant("wake: asked relaxed") { Relaxed } else { AcqRel })
         };
         if before & (QUEUED | RUNNING) == 0 { Request::Push } else { Request::Pending }
     }
