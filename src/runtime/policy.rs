@@ -35,7 +35,7 @@
 //!   with one of them.
 //! - **One searcher** ([`summoned`], [`leaves_more`]; see [`spawner`](super::spawner)). A push wakes a sleeper only if nobody is
 //!   searching: who searches will find it, and wakes the next when it has found something. So a burst wakes workers one after another,
-//! as many as there is work for, and not all for the first task.
+//!   as many as there is work for, and not all for the first task.
 //! - **Background work keeps its distance** ([`background_due`]). After a poll that took so long it is due again when the share
 //!   says, however long or short its polls are.
 //! - **Patience wears out** ([`passes`], [`back_off`]). A worker whose searches came to nothing looks around fewer times before it
