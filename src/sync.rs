@@ -14,8 +14,8 @@
 //! **Mutants.** A model that cannot fail proves nothing. At each place where an ordering, a fence or a second look is
 //! what makes a protocol right, the code asks [`mutant`] whether to leave it out. In a program the answer is a constant
 //! `false`, and the question is gone after compilation. In a model, `model::catches` puts that one bug back and
-//! asserts that loom finds it; `model::holds` asserts that without it nothing is found.
-
+//! asserts that loom finds it; `model::holds` asserts that without it nothing is found. What is no matter of interleavings, such as
+//! the drain of a driver's end, has an ordinary test for its model, and [`caught`] runs that against the bug.
 #[cfg(not(loom))]
 mod real {
     pub(crate) use std::cell::Cell;
@@ -92,9 +92,17 @@ mod real {
     }
 
     /// Whether the bug of this name is put back: never, in a program.
+    #[cfg(not(test))]
     #[inline(always)]
     pub(crate) const fn mutant(_name: &str) -> bool {
         false
+    }
+
+    /// Whether the bug of this name is put back, by [`caught`](super::caught).
+    #[cfg(test)]
+    pub(crate) fn mutant(name: &str) -> bool {
+        static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+        CHOSEN.get_or_init(|| std::env::var(super::CHOSEN).ok()).as_deref() == Some(name)
     }
 
     /// Declares a thread-local of `Copy` values that needs no destructor, so that it can be read at any time.
@@ -276,4 +284,25 @@ pub(crate) mod model {
     /// In the environment of a process that runs one mutant: which, in which model.
     #[cfg(test)]
     const CHOSEN: &str = "VELOQ_LOOM_MUTANT";
+}
+
+/// In the environment of a process that runs an ordinary test against a bug: which bug is put back.
+#[cfg(all(test, not(loom)))]
+const CHOSEN: &str = "VELOQ_MUTANT";
+
+/// Asserts that the ordinary test of this name fails, and says `complaint`, once the bug `mutant` is put back.
+///
+/// In a process of its own, like a model's mutant, and here for another reason too: the bug may spoil memory.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn caught(mutant: &str, test: &str, complaint: &str) {
+    let program = std::env::current_exe().expect("a test program knows where it is");
+    let mut again = std::process::Command::new(program);
+    again.args(["--exact", test, "--quiet"]).env(CHOSEN, mutant).env("RUST_BACKTRACE", "0");
+    let output = again.output().expect("the test program can be run again");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{test} does not notice the bug {mutant:?}:\n{text}");
+    assert!(
+        text.contains(complaint),
+        "{test} fails with the bug {mutant:?}, but for another reason:\n{text}"
+    );
 }

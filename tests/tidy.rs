@@ -123,6 +123,7 @@ const TESTS_FROM_ABOVE: &[(&str, &str)] = &[
     ("src/runtime/tests/dump.rs", "the same, asked what they wait for"),
     ("src/runtime/tests/fairness.rs", "the same, with long polls"),
     ("src/runtime/tests/stealing.rs", "the same, where some stand still"),
+    ("src/runtime/tests/tear_down.rs", "a worker's tasks are spawned and yield as a program's do"),
 ];
 
 /// Where the platforms may differ: a folder (with `/` at its end) or a file.

@@ -7,6 +7,7 @@ mod background;
 mod dump;
 mod fairness;
 mod stealing;
+mod tear_down;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

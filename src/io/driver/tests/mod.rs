@@ -8,6 +8,7 @@
 
 mod cancel;
 mod capability;
+pub(crate) mod every_kind;
 mod op;
 mod shut_down;
 mod sim;
@@ -156,7 +157,7 @@ fn on_every_backend(config: &DriverConfig, test: impl Fn(&Rig)) {
 }
 
 /// Polls once.
-fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -183,7 +184,7 @@ impl Wake for Wakes {
 
 /// Where the memory of dropped buffers lies, filled with a pattern.
 #[derive(Clone, Default)]
-struct Graveyard(Rc<Buried>);
+pub(crate) struct Graveyard(Rc<Buried>);
 
 #[derive(Default)]
 struct Buried {
@@ -192,25 +193,25 @@ struct Buried {
 }
 
 /// What a dropped buffer is filled with: a pattern that no test sends.
-const CANARY: u8 = 0xc9;
+pub(crate) const CANARY: u8 = 0xc9;
 
 impl Graveyard {
     /// A buffer of `len` bytes, all zero.
-    fn buf(&self, len: usize) -> Tracked {
+    pub(crate) fn buf(&self, len: usize) -> Tracked {
         self.0.made.set(self.0.made.get() + 1);
         Tracked { base: Box::leak(vec![0; len].into_boxed_slice()).as_mut_ptr(), len, yard: self.clone() }
     }
 
-    fn made(&self) -> usize {
+    pub(crate) fn made(&self) -> usize {
         self.0.made.get()
     }
 
-    fn dropped(&self) -> usize {
+    pub(crate) fn dropped(&self) -> usize {
         self.0.graves.borrow().len()
     }
 
     /// Bytes that somebody wrote to buffers after they were dropped.
-    fn disturbed(&self) -> usize {
+    pub(crate) fn disturbed(&self) -> usize {
         let graves = self.0.graves.borrow();
         let bytes = graves.iter().flat_map(|(base, len)| (0..*len).map(move |at| base.wrapping_add(at)));
         // SAFETY: a grave is `len` bytes that are never freed, and none of ours writes to it. If the kernel does, which is
@@ -220,7 +221,7 @@ impl Graveyard {
 }
 
 /// A buffer that is buried when it is dropped. Its memory is never freed: some test may find a late writer.
-struct Tracked {
+pub(crate) struct Tracked {
     base: *mut u8,
     len: usize,
     yard: Graveyard,
