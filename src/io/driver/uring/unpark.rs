@@ -1,8 +1,9 @@
 //! Wakes a parked driver from any thread.
 //!
-//! On Linux this is an `eventfd` that the driver watches, once for all wakes: a foreign thread can write to it, and a driver that
-//! some other event loop has borrowed can be waited for through it. The descriptor is counted, not borrowed: whoever holds
-//! an [`Unparker`] can wake after the driver has ended, and the number cannot have become somebody else's meanwhile.
+//! On Linux this is an `eventfd` that the driver watches, by a poll that answers each write and stays armed: a foreign thread can write
+//! to it, and a driver that some other event loop has borrowed can be waited for through it. Nobody reads it, so its count only
+//! grows. The descriptor is counted, not borrowed: whoever holds an [`Unparker`] can wake after the driver has ended, and the number
+//! cannot have become somebody else's meanwhile.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,20 +18,21 @@ pub(crate) struct Unparker {
 }
 
 impl Unparker {
-    /// A new event that nobody waits for yet. It blocks: the ring's read waits until somebody writes.
+    /// A new event that nobody waits for yet. Writing to it never blocks, whatever its count: a wake must not.
     pub(crate) fn new() -> io::Result<Unparker> {
-        Ok(Unparker { event: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?) })
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Unparker { event: Arc::new(event) })
     }
 
     /// Wakes the driver, or keeps it from sleeping the next time.
     ///
-    /// Writing would block only at 2^64 - 2 unread wakes; the doorbell sends one for each time the worker sleeps.
+    /// The count has room for a wake each nanosecond of five centuries; a doorbell sends one for each time its worker sleeps.
     pub(crate) fn unpark(&self) {
         let written = rustix::io::write(&*self.event, &1u64.to_ne_bytes());
-        debug_assert!(written.is_ok(), "writing to an open eventfd cannot fail");
+        debug_assert!(written.is_ok(), "writing to an open eventfd that is not full cannot fail");
     }
 
-    /// The event itself, for the backend that reads it.
+    /// The event itself, for the backend that watches it.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
