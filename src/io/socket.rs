@@ -238,6 +238,12 @@ impl Socket {
         let (fd, stash) = (Rc::clone(&self.fd), Some(Rc::clone(&self.stash)));
         net::Recv { fd, buf, flags, waits: flags == 0 && self.stash.is_drained(), stash, kept }
     }
+
+    /// One look at what a receive would get. It takes nothing, so its answer may be lost and receives need not wait for it.
+    fn look<B: IoBufMut>(&self, buf: B) -> net::Recv<B> {
+        let (fd, kept) = (Rc::clone(&self.fd), net::kept_whole);
+        net::Recv { fd, buf, flags: message::PEEK, waits: false, stash: None, kept }
+    }
 }
 
 impl fmt::Debug for Socket {
@@ -462,7 +468,7 @@ impl Future for Recv {
     }
 }
 
-/// The future of `read`: some bytes of a stream, in a buffer of the caller's.
+/// The future of `read` and `peek`: some bytes of a stream, in a buffer of the caller's; a peek leaves them in the stream.
 ///
 /// Yields how many there are (0: the stream has ended, or the buffer has no capacity) and the buffer, filled from its
 /// start. Dropping it loses no byte: what arrives later waits for the next call. It does lose the buffer.
@@ -471,6 +477,8 @@ impl Future for Recv {
 pub struct Read<B: IoBufMut> {
     socket: Rc<Socket>,
     reader: Reader,
+    /// Whether what is read stays where it is.
+    peeks: bool,
     step: Reading<B, net::Recv<B>>,
 }
 
@@ -494,7 +502,11 @@ impl<B: IoBuf> Unpin for WriteAll<B> {}
 impl<B: IoBufMut> Read<B> {
     pub(crate) fn new(socket: &Rc<Socket>, buf: B) -> Read<B> {
         let reader = Reader::new(&socket.stash);
-        Read { socket: Rc::clone(socket), reader, step: Reading::Start(buf) }
+        Read { socket: Rc::clone(socket), reader, peeks: false, step: Reading::Start(buf) }
+    }
+
+    pub(crate) fn peek(socket: &Rc<Socket>, buf: B) -> Read<B> {
+        Read { peeks: true, ..Read::new(socket, buf) }
     }
 }
 
@@ -524,9 +536,13 @@ impl<B: IoBufMut> Future for Read<B> {
                 this.step = Reading::Start(buf);
                 return Poll::Pending;
             }
+            Poll::Ready(Source::Stash) if this.peeks => (this.socket.stash.show_into(&mut buf), buf),
             Poll::Ready(Source::Stash) => (this.socket.stash.take_into(&mut buf, 0), buf),
             Poll::Ready(Source::Kernel) => {
-                let receive = this.socket.receive(buf, 0, net::kept_whole);
+                let receive = match this.peeks {
+                    false => this.socket.receive(buf, 0, net::kept_whole),
+                    true => this.socket.look(buf),
+                };
                 match InFlight::submit(receive, &this.socket.driver, cx) {
                     Ok(receive) => {
                         this.step = Reading::InFlight(receive);

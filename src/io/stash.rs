@@ -205,6 +205,25 @@ impl Stash<Datagram> {
             Ok(message) => message,
             Err(error) => return Some(Err(error)),
         };
+        Some(Ok(Self::copy_into(&message, buf)))
+    }
+
+    /// Shows it in `buf`, and leaves it where it is. An error is taken.
+    pub(crate) fn show_into<B: IoBufMut>(
+        &self,
+        buf: &mut B,
+    ) -> Option<io::Result<(usize, Option<SocketAddr>)>> {
+        let message = match self.pop()? {
+            Ok(message) => message,
+            Err(error) => return Some(Err(error)),
+        };
+        let shown = Self::copy_into(&message, buf);
+        self.chunks.borrow_mut().push_front(Ok(message));
+        Some(Ok(shown))
+    }
+
+    /// Makes what fits of a message all the content of `buf`.
+    fn copy_into<B: IoBufMut>(message: &Datagram, buf: &mut B) -> (usize, Option<SocketAddr>) {
         let bytes = &message.bytes[..message.bytes.len().min(buf.io_capacity())];
         // SAFETY: `IoBufMut` promises that the pointer is good for writes of `io_capacity` bytes, which `bytes` does not
         // exceed; the message's memory is its own. So many bytes are then initialised.
@@ -212,11 +231,37 @@ impl Stash<Datagram> {
             buf.io_mut_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             buf.io_set_len(bytes.len());
         }
-        Some(Ok((bytes.len(), message.from)))
+        (bytes.len(), message.from)
     }
 }
 
 impl Stash {
+    /// Copies waiting bytes into `buf`, which may have none, as many as there are and as fit, and leaves them where they are. Says how
+    /// many.
+    ///
+    /// # Errors
+    ///
+    /// The error that waits before any byte. It is taken.
+    pub(crate) fn show_into<B: IoBufMut>(&self, buf: &mut B) -> io::Result<usize> {
+        let (room, target) = (buf.io_capacity(), buf.io_mut_ptr());
+        let mut chunks = self.chunks.borrow_mut();
+        if let Some(error) = chunks.pop_front_if(|chunk| chunk.is_err()) {
+            error?;
+        }
+        let mut shown = 0;
+        for bytes in chunks.iter().map_while(|chunk| chunk.as_ref().ok()) {
+            let wanted = bytes.len().min(room - shown);
+            // SAFETY: `IoBufMut` promises that `target` is good for writes of `room` bytes while `buf` is not touched otherwise, and
+            // it is borrowed here; `shown + wanted <= room`. The chunk's memory is its own.
+            unsafe { target.add(shown).copy_from_nonoverlapping(bytes.as_ptr(), wanted) };
+            shown += wanted;
+        }
+        drop(chunks);
+        // SAFETY: so many bytes from the buffer's start were written above, and they are within its capacity.
+        unsafe { buf.io_set_len(shown) };
+        Ok(shown)
+    }
+
     /// Keeps what an abandoned receive got: `copy` is called if it got bytes.
     pub(crate) fn keep(&self, result: io::Result<usize>, copy: impl FnOnce(usize) -> FixedBuf) {
         match result {
@@ -349,6 +394,24 @@ mod tests {
         assert_eq!(stash.take_into_vec(&mut list).expect("no error waits"), 3);
         assert_eq!(list, [b"f".to_vec(), b"gh".to_vec()]);
         assert!(stash.is_empty());
+    }
+
+    // Bytes that were shown and are then gone, or an error that hides behind them, would be lost to the read that follows.
+    #[test]
+    fn what_is_shown_is_still_there_to_be_taken() {
+        let stash = stash_of(&["abc", "def"]);
+        stash.push(Err(io::ErrorKind::ConnectionReset.into()));
+        let mut buf = Vec::with_capacity(5);
+        for _ in 0..2 {
+            assert_eq!(stash.show_into(&mut buf).expect("bytes come first"), 5);
+            assert_eq!(buf, b"abcde");
+        }
+        let mut all = Vec::with_capacity(16);
+        assert_eq!(stash.show_into(&mut all).expect("bytes come first"), 6);
+        assert_eq!(stash.take_into(&mut all, 0).expect("bytes come first"), 6);
+        assert_eq!(all, b"abcdef");
+        assert!(stash.show_into(&mut all).is_err(), "then the error");
+        assert_eq!(stash.show_into(&mut all).expect("once"), 0);
     }
 
     // An error reported before the bytes that came first would make the caller give up on a stream that has more.

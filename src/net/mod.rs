@@ -35,8 +35,8 @@
 //! A dropped *write* may have sent a part.
 //!
 //! **One worker.** A socket belongs to the worker that made it, and is not `Send`. To hand one over, turn it into std's
-//! ([`TcpStream::into_std`]), send that, and make it Veloq's there ([`TcpStream::from_std`]); of a listener send a clone of its
-//! descriptor ([`TcpListener::as_fd`]).
+//! ([`TcpStream::into_std`]), send that, and make it Veloq's there ([`TcpStream::from_std`]); listeners and UDP sockets have the same
+//! two calls.
 //!
 //! | file | holds |
 //! |---|---|
@@ -61,8 +61,8 @@ use std::io;
 pub use addr::ToSocketAddrs;
 pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 pub use tcp_listener::{Accept, AcceptorBusy, Incoming, TcpListener, TcpListenerBuilder};
-pub use tcp_stream::{IntoStdError, TcpStream};
-pub use udp::{RecvFrom, UdpSocket};
+pub use tcp_stream::{IntoStdError, TcpKeepalive, TcpStream};
+pub use udp::{RecvFrom, UdpSocket, UdpSocketBuilder};
 
 pub use crate::io::socket::{Read, ReadExact, ReadVectored, Recv, Write, WriteAll, WriteVectored};
 pub use crate::io::stash::ReaderBusy;

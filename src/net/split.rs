@@ -101,6 +101,11 @@ macro_rules! reads {
                 self.stream.read(buf)
             }
 
+            /// As [`TcpStream::peek`].
+            pub fn peek<B: IoBufMut>(&self, buf: B) -> Read<B> {
+                self.stream.peek(buf)
+            }
+
             /// As [`TcpStream::read_exact`].
             pub fn read_exact<B: IoBufMut>(&self, buf: B) -> ReadExact<B> {
                 self.stream.read_exact(buf)

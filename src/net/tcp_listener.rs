@@ -15,7 +15,7 @@
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -142,6 +142,55 @@ impl TcpListener {
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
         listener.set_nonblocking(false)?;
         Ok(TcpListener::new(Descriptor::Os(listener.into()), false))
+    }
+
+    /// Makes the listener std's, which can be sent to another thread or worker. Connections that were accepted and not taken come with
+    /// it, in order, each with its peer. It is in blocking mode.
+    ///
+    /// Dropping the future closes the listener and those connections.
+    ///
+    /// ```
+    /// # use veloq::net::TcpListener;
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = listener.local_addr()?;
+    /// let (std_listener, waiting) = listener.into_std().await?;
+    /// assert_eq!((std_listener.local_addr()?, waiting.len()), (address, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `ResourceBusy` if an [`accept`](Self::accept) or [`incoming`](Self::incoming) is still there; `Unsupported` if it accepts direct
+    /// descriptors, which are its ring's; an error that the system gave for an accept while nobody waited. The listener is closed then.
+    pub async fn into_std(
+        self,
+    ) -> io::Result<(std::net::TcpListener, Vec<(std::net::TcpStream, SocketAddr)>)> {
+        let busy = || {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "an accept of the listener is still there; drop it or await it first",
+            )
+        };
+        if self.acceptor.direct {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a listener of direct descriptors stays with its ring, as its connections do",
+            ));
+        }
+        let mut acceptor = Rc::try_unwrap(self.acceptor).map_err(|_| busy())?;
+        let mut waiting = Vec::new();
+        while let Some(descriptor) = poll_fn(|cx| acceptor.poll_last(cx)).await? {
+            let peer = internet(&os::peer_name(descriptor.as_os()?)?)?;
+            let Descriptor::Os(fd) = descriptor else { unreachable!("direct ones were refused above") };
+            waiting.push((fd.into(), peer));
+        }
+        match Rc::try_unwrap(acceptor.fd).map_err(|_| busy())? {
+            Descriptor::Os(fd) => Ok((fd.into(), waiting)),
+            Descriptor::Direct(_) => unreachable!("there are no direct listeners"),
+        }
     }
 
     fn new(fd: Descriptor, direct: bool) -> TcpListener {
@@ -407,6 +456,24 @@ impl Acceptor {
             Armed::One(Op::new(net::Accept::new(fd, direct), &self.driver))
         } else {
             Armed::Many(Multishot::new(net::AcceptMany::new(fd, direct), &self.driver))
+        }
+    }
+
+    /// The connections that the armed accept still brings, which is asked to stop.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Descriptor>>> {
+        let slot = self.armed.get_mut();
+        loop {
+            let Some(Armed::Many(many)) = slot else { return Poll::Ready(Ok(None)) };
+            many.request_cancel();
+            let item = ready!(many.poll_next(cx));
+            if many.is_finished() {
+                *slot = None;
+            }
+            match item {
+                None => {}
+                Some(Err(error)) if is_cancelled(&error) => {}
+                Some(answer) => return Poll::Ready(answer.map(Some)),
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::io::op::misc::Nop;
 use crate::io::op::net;
 use crate::io::socket::Socket;
 use crate::io::stash::Reader;
+use crate::os;
 use crate::time::timeout;
 
 /// A TCP connection.
@@ -102,6 +103,39 @@ impl From<IntoStdError> for io::Error {
     /// Drops the stream.
     fn from(refused: IntoStdError) -> io::Error {
         refused.error
+    }
+}
+
+/// When the system probes an idle connection: see [`TcpStream::set_tcp_keepalive`]. Times are whole seconds, what is less is cut off.
+#[derive(Clone, Debug)]
+#[must_use = "it is a wish until a connection has it"]
+pub struct TcpKeepalive(socket2::TcpKeepalive);
+
+impl TcpKeepalive {
+    /// Leaves everything to the system.
+    pub const fn new() -> TcpKeepalive {
+        TcpKeepalive(socket2::TcpKeepalive::new())
+    }
+
+    /// How long a connection is idle before it is probed (`TCP_KEEPIDLE`).
+    pub const fn with_time(self, idle: Duration) -> TcpKeepalive {
+        TcpKeepalive(self.0.with_time(idle))
+    }
+
+    /// How long the system waits for the answer to a probe, before the next (`TCP_KEEPINTVL`).
+    pub const fn with_interval(self, interval: Duration) -> TcpKeepalive {
+        TcpKeepalive(self.0.with_interval(interval))
+    }
+
+    /// After how many probes without an answer the connection is given up (`TCP_KEEPCNT`).
+    pub const fn with_retries(self, probes: u32) -> TcpKeepalive {
+        TcpKeepalive(self.0.with_retries(probes))
+    }
+}
+
+impl Default for TcpKeepalive {
+    fn default() -> TcpKeepalive {
+        TcpKeepalive::new()
     }
 }
 
@@ -260,6 +294,36 @@ impl TcpStream {
     /// [`ReaderBusy`](super::ReaderBusy) if another task reads; what the system said.
     pub fn read<B: IoBufMut>(&self, buf: B) -> Read<B> {
         Read::new(&self.socket, buf)
+    }
+
+    /// Shows in `buf` what is there, at least one byte, up to its capacity, and leaves it to be read. 0 is the end of the stream, or
+    /// a buffer without capacity.
+    ///
+    /// It shows what has arrived when it looks; to wait for so many bytes, [`read_exact`](Self::read_exact) them. Bytes that an earlier
+    /// call had received without handing them out (a dropped `read`, a `recv`) are shown alone, until they are read.
+    ///
+    /// ```
+    /// # use veloq::net::{TcpListener, TcpStream};
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// # client.write_all("GET /").await.0?;
+    /// let (stream, _) = listener.accept().await?;
+    /// let (shown, first) = stream.peek(Vec::with_capacity(1)).await;
+    /// assert_eq!((shown?, first), (1, b"G".to_vec()));
+    /// let (read, request) = stream.read_exact(vec![0; 5]).await;
+    /// read?;
+    /// assert_eq!(request, b"GET /");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn peek<B: IoBufMut>(&self, buf: B) -> Read<B> {
+        Read::peek(&self.socket, buf)
     }
 
     /// Fills `buf` to its capacity. For less, read into a [`slice`](IoBuf::slice) of it.
@@ -468,6 +532,52 @@ impl TcpStream {
     /// As [`nodelay`](Self::nodelay).
     pub fn set_keepalive(&self, keepalive: bool) -> io::Result<()> {
         self.options()?.set_keepalive(keepalive)
+    }
+
+    /// Says when the system is to probe an idle connection, and when to give it up; what `keepalive` leaves open stays as it is. It
+    /// switches probing on.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use veloq::net::TcpKeepalive;
+    /// # use veloq::net::{TcpListener, TcpStream};
+    ///
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let stream = TcpStream::connect(listener.local_addr()?).await?;
+    /// // A peer that is gone is noticed after a minute and a half.
+    /// let probing = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    /// stream.set_tcp_keepalive(&probing.with_retries(3))?;
+    /// assert!(stream.keepalive()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay); `InvalidInput` for a time or a number that the system does not take.
+    pub fn set_tcp_keepalive(&self, keepalive: &TcpKeepalive) -> io::Result<()> {
+        self.options()?.set_tcp_keepalive(&keepalive.0)
+    }
+
+    /// How long sent data may go without an acknowledgement before the system gives the connection up (`TCP_USER_TIMEOUT`), if it
+    /// was set.
+    ///
+    /// # Errors
+    ///
+    /// As [`nodelay`](Self::nodelay); `Unsupported` on Windows.
+    pub fn tcp_user_timeout(&self) -> io::Result<Option<Duration>> {
+        os::user_timeout(&self.options()?)
+    }
+
+    /// Sets how long sent data may go without an acknowledgement, in milliseconds; `None` leaves it to the system.
+    ///
+    /// # Errors
+    ///
+    /// As [`tcp_user_timeout`](Self::tcp_user_timeout).
+    pub fn set_tcp_user_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        os::set_user_timeout(&self.options()?, limit)
     }
 
     /// Bytes of the system's receive buffer (`SO_RCVBUF`); Linux counts its own books in, so it is twice what was set.

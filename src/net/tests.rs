@@ -717,6 +717,133 @@ fn into_std_gives_what_was_received_and_refuses_while_others_hold_the_stream() {
     });
 }
 
+// Connections that the listener had accepted for nobody would be closed, and their clients see the end of a stream that never began.
+#[test]
+fn a_listener_gives_std_the_connections_that_nobody_took() {
+    run(async {
+        let (listener, addr) = listen().await;
+        assert!(within(1, listener.accept()).await.is_none(), "nobody connects");
+        let mut clients = Vec::new();
+        for number in 0..3u8 {
+            let client = TcpStream::connect(addr).await.expect("the backlog has room");
+            client.write_all(vec![number]).await.0.expect("the connection is there");
+            clients.push(client);
+        }
+        while listener.stashed() < 3 {
+            turn().await;
+        }
+        let (listener, waiting) = listener.into_std().await.expect("nobody else holds it");
+        // The next one waits in the kernel, for std.
+        let late = TcpStream::connect(addr).await.expect("it still listens");
+        let accepted = thread::spawn(move || {
+            let (_stream, peer) = listener.accept().expect("somebody has connected");
+            for ((stream, _), number) in waiting.iter().zip(0u8..) {
+                let mut byte = [9];
+                (&*stream).read_exact(&mut byte).expect("each client says its number");
+                assert_eq!(byte, [number]);
+            }
+            (waiting.iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), peer)
+        });
+        let (peers, last) = accepted.join().expect("no panic");
+        let from: Vec<_> = clients.iter().map(|client| client.local_addr().expect("connected")).collect();
+        assert_eq!((peers, last), (from, late.local_addr().expect("connected")));
+        let (listener, _) = listen().await;
+        let accept = listener.accept();
+        let refused = listener.into_std().await.expect_err("an accept is there");
+        assert_eq!(refused.kind(), ErrorKind::ResourceBusy);
+        drop(accept);
+    });
+}
+
+// A peek that takes, or that shows what comes later before what waits with the socket, would lose bytes or mix them up.
+#[test]
+fn what_is_peeked_at_is_still_there_to_be_read() {
+    run(async {
+        let (one, two) = pair().await;
+        two.write_all("abc").await.0.expect("the peer is there");
+        for _ in 0..2 {
+            assert_eq!(one.peek(Vec::with_capacity(2)).await.1, b"ab", "it shows what the kernel has");
+        }
+        // What a dropped read had got waits with the socket, and comes first.
+        two.write_all("def").await.0.expect("the peer is there");
+        assert_eq!(&one.recv().await.expect("data")[..1], b"a");
+        two.write_all("ghi").await.0.expect("the peer is there");
+        while one.socket_waits() == 0 {
+            turn().await;
+        }
+        let (shown, first) = one.peek(Vec::with_capacity(100)).await;
+        let shown = shown.expect("bytes wait");
+        assert_eq!(first.len(), shown);
+        let (read, again) = one.read(Vec::with_capacity(shown)).await;
+        assert_eq!((read.expect("bytes wait"), again), (shown, first));
+        // One that is dropped in flight takes nothing along, and its socket goes on.
+        assert!(within(2, one.peek(vec![0; 8])).await.is_none(), "nothing is there");
+        two.write_all("jkl").await.0.expect("the peer is there");
+        let (read, last) = one.read_exact(vec![0; 3]).await;
+        read.expect("they have come");
+        assert_eq!(last, b"jkl");
+        two.shutdown(Shutdown::Write).await.expect("connected");
+        assert_eq!(one.peek(vec![0; 8]).await.0.expect("the end"), 0);
+        let (halves, _write) = one.into_split();
+        assert_eq!(halves.peek(vec![0; 8]).await.0.expect("the end"), 0);
+    });
+}
+
+// The same of datagrams, whose sender is shown with them.
+#[test]
+fn a_datagram_that_is_peeked_at_is_still_there_to_be_received() {
+    run(async {
+        let one = UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+        let two = UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+        let (to, from) = (two.local_addr().expect("bound"), one.local_addr().expect("bound"));
+        let mut dropped = Box::pin(two.recv_from(vec![0; 100]));
+        assert!(within(1, dropped.as_mut()).await.is_none(), "nothing was sent");
+        one.send_to("first", to).await.0.expect("sent");
+        drop(dropped);
+        one.send_to("second", to).await.0.expect("sent");
+        for datagram in ["first", "second"] {
+            for _ in 0..2 {
+                let (shown, buf) = two.peek_from(vec![0; 100]).await;
+                assert_eq!(
+                    (shown.expect("it arrived"), &buf[..]),
+                    ((datagram.len(), from), datagram.as_bytes())
+                );
+            }
+            assert_eq!(two.peek(vec![0; 3]).await.0.expect("it arrived"), 3);
+            assert_eq!(two.recv_from(vec![0; 100]).await.1, datagram.as_bytes());
+        }
+        assert!(within(2, two.peek_from(vec![0; 8])).await.is_none(), "nothing is left");
+        one.send_to("third", to).await.0.expect("sent");
+        assert_eq!(two.recv_from(vec![0; 100]).await.1, b"third");
+    });
+}
+
+// A builder that forgets an option would show by a second socket that is refused, or by one that takes the other family's port.
+#[cfg(target_os = "linux")]
+#[test]
+fn udp_sockets_share_an_address_when_both_say_so() {
+    run(async {
+        let alone = UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+        let taken = alone.local_addr().expect("bound");
+        let refused =
+            UdpSocket::builder().reuse_port(true).bind(taken).await.expect_err("the first did not share");
+        assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+        for builder in [UdpSocket::builder().reuse_port(true), UdpSocket::builder().reuse_addr(true)] {
+            let first = builder.clone().bind("127.0.0.1:0").await.expect("loopback can be bound");
+            let address = first.local_addr().expect("bound");
+            let second = builder.bind(address).await.expect("both share");
+            assert_eq!(second.local_addr().expect("bound"), address);
+        }
+        let six = UdpSocket::builder().only_v6(true).bind("[::]:0").await.expect("it can be bound");
+        let port = six.local_addr().expect("bound").port();
+        UdpSocket::builder().bind(("0.0.0.0", port)).await.expect("the other family's is free");
+        let both = UdpSocket::builder().only_v6(false).bind("[::]:0").await.expect("it can be bound");
+        let port = both.local_addr().expect("bound").port();
+        let refused = UdpSocket::bind(("0.0.0.0", port)).await.expect_err("it has both");
+        assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+    });
+}
+
 // A stream in non-blocking mode would make every read fail at once with EAGAIN.
 #[test]
 fn streams_of_std_in_either_mode_become_ours() {
@@ -890,11 +1017,49 @@ fn options_are_set_and_read_back() {
         assert_eq!(one.ttl().expect("an option"), 42);
         one.set_keepalive(true).expect("an option");
         assert!(one.keepalive().expect("an option"));
+        one.set_keepalive(false).expect("an option");
+        let probing =
+            TcpKeepalive::new().with_time(Duration::from_secs(61)).with_interval(Duration::from_secs(7));
+        one.set_tcp_keepalive(&probing.with_retries(5)).expect("an option");
+        assert!(one.keepalive().expect("an option"), "with its times set, probing is on");
         one.set_recv_buffer_size(16 * 1024).expect("an option");
         one.set_send_buffer_size(16 * 1024).expect("an option");
         assert!(one.recv_buffer_size().expect("an option") >= 16 * 1024);
         assert!(one.send_buffer_size().expect("an option") >= 16 * 1024);
         assert!(one.take_error().expect("an option").is_none());
+    });
+}
+
+// What the calls above set is asked of the system by another crate's names, so that a call which sets its neighbour's option shows.
+#[cfg(target_os = "linux")]
+#[test]
+fn options_of_linux_reach_the_system() {
+    run(async {
+        let (one, _two) = pair().await;
+        let probing =
+            TcpKeepalive::new().with_time(Duration::from_secs(61)).with_interval(Duration::from_secs(7));
+        one.set_tcp_keepalive(&probing.with_retries(5)).expect("an option");
+        let fd = one.as_fd().expect("of the process");
+        let system = socket2::SockRef::from(&fd);
+        assert_eq!(system.tcp_keepalive_time().expect("an option"), Duration::from_secs(61));
+        assert_eq!(system.tcp_keepalive_interval().expect("an option"), Duration::from_secs(7));
+        assert_eq!(system.tcp_keepalive_retries().expect("an option"), 5);
+        assert_eq!(one.tcp_user_timeout().expect("an option"), None);
+        one.set_tcp_user_timeout(Some(Duration::from_millis(1500))).expect("an option");
+        assert_eq!(one.tcp_user_timeout().expect("an option"), Some(Duration::from_millis(1500)));
+        one.set_tcp_user_timeout(None).expect("an option");
+        assert_eq!(one.tcp_user_timeout().expect("an option"), None);
+    });
+}
+
+// On a system without the option a call that does nothing would leave a program with connections that never end.
+#[cfg(windows)]
+#[test]
+fn an_option_that_windows_has_not_is_refused() {
+    run(async {
+        let (one, _two) = pair().await;
+        let refused = one.set_tcp_user_timeout(Some(Duration::from_secs(1))).expect_err("there is none");
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
     });
 }
 

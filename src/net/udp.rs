@@ -22,6 +22,7 @@ use crate::io::driver::{Descriptor, DriverHandle, InFlight, Op, SharedDescriptor
 use crate::io::op::misc::Nop;
 use crate::io::op::net;
 use crate::io::stash::{Datagram, Reader, Stash};
+use crate::os::{self, message};
 
 /// A UDP socket.
 ///
@@ -45,6 +46,66 @@ use crate::io::stash::{Datagram, Reader, Stash};
 #[derive(Debug)]
 pub struct UdpSocket {
     shared: Rc<Shared>,
+}
+
+/// Options of a [`UdpSocket`] that is not there yet: made by [`UdpSocket::builder`].
+#[derive(Clone, Debug, Default)]
+#[must_use = "it is a socket once `bind` was awaited"]
+pub struct UdpSocketBuilder {
+    reuse_addr: bool,
+    reuse_port: bool,
+    only_v6: Option<bool>,
+}
+
+impl UdpSocketBuilder {
+    /// Whether the address may be bound though another socket that says the same has it (`SO_REUSEADDR`): all of them then receive what
+    /// comes for a multicast group, and one of them what comes for the machine. On Windows the other need not say it. Off.
+    pub fn reuse_addr(mut self, reuse: bool) -> UdpSocketBuilder {
+        self.reuse_addr = reuse;
+        self
+    }
+
+    /// Whether several sockets of this user may be bound to one address, among which the kernel spreads what arrives, each sender's to
+    /// one (`SO_REUSEPORT`): a socket for each worker. Off; Windows has no such thing.
+    pub fn reuse_port(mut self, reuse: bool) -> UdpSocketBuilder {
+        self.reuse_port = reuse;
+        self
+    }
+
+    /// Whether a socket at an IPv6 address takes IPv6 datagrams alone (`IPV6_V6ONLY`). Then `0.0.0.0` and `[::]` can be bound at one
+    /// port, each by its own socket. As the system has it, unless set.
+    pub fn only_v6(mut self, only: bool) -> UdpSocketBuilder {
+        self.only_v6 = Some(only);
+        self
+    }
+
+    /// A socket bound to `addr`.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::bind`]; `Unsupported` for what this system has not.
+    ///
+    /// # Panics
+    ///
+    /// If no worker runs on this thread.
+    pub async fn bind(self, addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
+        resolve(&addr).await?.try_each(|addr| self.bind_one(addr))
+    }
+
+    fn bind_one(&self, addr: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if self.reuse_addr {
+            socket.set_reuse_address(true)?;
+        }
+        if self.reuse_port {
+            os::reuse_port(&socket)?;
+        }
+        if let (Some(only), true) = (self.only_v6, addr.is_ipv6()) {
+            socket.set_only_v6(only)?;
+        }
+        socket.bind(&addr.into())?;
+        Ok(UdpSocket::new(Descriptor::Os(socket.into())))
+    }
 }
 
 /// What socket and futures share.
@@ -71,11 +132,28 @@ impl UdpSocket {
     ///
     /// If no worker runs on this thread.
     pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
-        resolve(&addr).await?.try_each(|addr| {
-            let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-            socket.bind(&addr.into())?;
-            Ok(UdpSocket::new(Descriptor::Os(socket.into())))
-        })
+        UdpSocket::builder().bind(addr).await
+    }
+
+    /// Options to set before binding.
+    ///
+    /// ```
+    /// # #[cfg(unix)]
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use veloq::net::UdpSocket;
+    ///
+    /// // Each worker receives its own share of the senders.
+    /// let first = UdpSocket::builder().reuse_port(true).bind("127.0.0.1:0").await?;
+    /// let second = UdpSocket::builder().reuse_port(true).bind(first.local_addr()?).await?;
+    /// assert_eq!(first.local_addr()?, second.local_addr()?);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(windows)]
+    /// # fn main() {}
+    /// ```
+    pub fn builder() -> UdpSocketBuilder {
+        UdpSocketBuilder::default()
     }
 
     /// Makes a socket of std's Veloq's, on this worker. It is switched to blocking mode, which is what the kernel's ring
@@ -153,7 +231,39 @@ impl UdpSocket {
     pub fn recv_from<B: IoBufMut>(&self, buf: B) -> RecvFrom<B> {
         let shared = Rc::clone(&self.shared);
         let reader = Reader::new(&shared.stash);
-        RecvFrom { shared, reader, step: Step::Start(buf) }
+        RecvFrom { shared, reader, peeks: false, step: Step::Start(buf) }
+    }
+
+    /// Shows in `buf` the datagram that comes next, as [`recv_from`](Self::recv_from) would, and leaves it to be received.
+    ///
+    /// ```
+    /// # use veloq::net::UdpSocket;
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let (one, two) = (UdpSocket::bind("127.0.0.1:0").await?, UdpSocket::bind("127.0.0.1:0").await?);
+    /// # one.send_to("hello", two.local_addr()?).await.0?;
+    /// let (shown, buf) = two.peek_from(Vec::with_capacity(1500)).await;
+    /// let (received, again) = two.recv_from(Vec::with_capacity(1500)).await;
+    /// assert_eq!((shown?, buf), (received?, again));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_from`](Self::recv_from).
+    pub fn peek_from<B: IoBufMut>(&self, buf: B) -> RecvFrom<B> {
+        RecvFrom { peeks: true, ..self.recv_from(buf) }
+    }
+
+    /// Shows the datagram that comes next, as [`peek_from`](Self::peek_from), without saying who sent it.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_from`](Self::recv_from).
+    pub async fn peek<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+        let (shown, buf) = self.peek_from(buf).await;
+        (shown.map(|(length, _)| length), buf)
     }
 
     /// Receives a datagram, as [`recv_from`](Self::recv_from), without saying who sent it.
@@ -398,12 +508,14 @@ impl UdpSocket {
     }
 }
 
-/// The future of [`UdpSocket::recv_from`].
+/// The future of [`UdpSocket::recv_from`] and [`UdpSocket::peek_from`].
 #[must_use = "nothing is received until it is awaited"]
 #[derive(Debug)]
 pub struct RecvFrom<B: IoBufMut> {
     shared: Rc<Shared>,
     reader: Reader<Datagram>,
+    /// Whether what is received stays where it is.
+    peeks: bool,
     step: Step<B>,
 }
 
@@ -442,7 +554,9 @@ impl<B: IoBufMut> RecvFrom<B> {
         if let Err(error) = self.reader.claim() {
             return Poll::Ready((Err(error), buf));
         }
-        if let Some(received) = self.shared.stash.take_into(&mut buf) {
+        let stash = &self.shared.stash;
+        let waiting = if self.peeks { stash.show_into(&mut buf) } else { stash.take_into(&mut buf) };
+        if let Some(received) = waiting {
             return Poll::Ready((received, buf));
         }
         if self.shared.stash.poll_quiet(cx).is_pending() {
@@ -450,9 +564,15 @@ impl<B: IoBufMut> RecvFrom<B> {
             return Poll::Pending;
         }
         let Shared { fd, driver, stash } = &*self.shared;
-        stash.receive_begins();
-        let (fd, stash) = (Rc::clone(fd), Some(Rc::clone(stash)));
-        match InFlight::submit(net::RecvFrom { fd, buf, flags: 0, from: None, stash }, driver, cx) {
+        let fd = Rc::clone(fd);
+        let receive = if self.peeks {
+            // It takes nothing: its answer may be lost, and receives need not wait for it.
+            net::RecvFrom { fd, buf, flags: message::PEEK, from: None, stash: None }
+        } else {
+            stash.receive_begins();
+            net::RecvFrom { fd, buf, flags: 0, from: None, stash: Some(Rc::clone(stash)) }
+        };
+        match InFlight::submit(receive, driver, cx) {
             Ok(receive) => {
                 self.step = Step::InFlight(receive);
                 Poll::Pending

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use socket2::{SockAddr, SockRef, Socket};
 
@@ -40,6 +41,16 @@ pub(crate) fn peer_name(socket: BorrowedFd<'_>) -> io::Result<SockAddr> {
 /// Lets an address be bound again while connections of an earlier owner are still ending, or not.
 pub(crate) fn reuse_address(socket: &Socket, reuse: bool) -> io::Result<()> {
     socket.set_reuse_address(reuse)
+}
+
+/// How long sent data may go without an acknowledgement before the connection is given up; `None` if the system decides.
+pub(crate) fn user_timeout(socket: &SockRef<'_>) -> io::Result<Option<Duration>> {
+    socket.tcp_user_timeout()
+}
+
+/// Sets it.
+pub(crate) fn set_user_timeout(socket: &SockRef<'_>, limit: Option<Duration>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(limit)
 }
 
 /// Lets several sockets be bound to one address; the kernel shares out what arrives.

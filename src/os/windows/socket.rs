@@ -1,6 +1,7 @@
 //! Socket options of which every system has its own idea.
 
 use std::io;
+use std::time::Duration;
 
 use socket2::{SockAddr, SockRef, Socket};
 
@@ -19,6 +20,31 @@ pub(crate) fn peer_name(socket: BorrowedDescriptor<'_>) -> io::Result<SockAddr> 
 #[expect(clippy::unnecessary_wraps, reason = "other systems can refuse")]
 pub(crate) fn reuse_address(_: &Socket, _: bool) -> io::Result<()> {
     Ok(())
+}
+
+/// How long sent data may go without an acknowledgement before the connection is given up. That is not asked of one connection here.
+///
+/// # Errors
+///
+/// `Unsupported`.
+pub(crate) fn user_timeout(_: &SockRef<'_>) -> io::Result<Option<Duration>> {
+    Err(no_user_timeout())
+}
+
+/// Sets it, which cannot be.
+///
+/// # Errors
+///
+/// `Unsupported`.
+pub(crate) fn set_user_timeout(_: &SockRef<'_>, _: Option<Duration>) -> io::Result<()> {
+    Err(no_user_timeout())
+}
+
+fn no_user_timeout() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "Windows has no TCP_USER_TIMEOUT: probe with `set_tcp_keepalive`, or put the write under a `timeout`",
+    )
 }
 
 /// Lets several sockets be bound to one address. There is no such thing.
