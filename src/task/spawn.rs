@@ -100,7 +100,7 @@ where
 ///
 /// This does not compile, since a file that one worker has opened would be read by another:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// async fn length(file: veloq::fs::File) -> std::io::Result<u64> {
 ///     Ok(file.metadata().await?.len())
 /// }
