@@ -198,6 +198,8 @@ impl Shared {
 
     /// Notes what a worker's driver left in the kernel's hands.
     pub(crate) fn note_leaked(&self, operations: usize) {
+        // Relaxed, here and for `jobs_left`: numbers that publish nothing. Who asks after `block_on` is ordered behind the workers by
+        // the joining of their threads; who asks earlier gets what is known so far.
         self.leaked.fetch_add(operations, Ordering::Relaxed);
     }
 

@@ -208,10 +208,12 @@ impl Watch {
     /// Asks the worker's thread where it is. `None` if it does not answer.
     fn ask(&self, signal: i32) -> Option<Answer> {
         lock(&self.taken).task = None;
+        // Release: pairs with the Acquire at the begin of `on_interrupt`, which thereby knows what was taken last to be out of the way.
         self.state.store(ASKED, Release);
         // Sent under the lock, without which the thread does not leave: its number is not another's yet.
         if lock(&self.thread).is_some_and(|thread| interrupt(thread, signal)) {
             for _ in 0..ANSWER_LOOKS {
+                // Acquire, here and in the swap: pairs with the Release of TAKEN in `on_interrupt`, for what the thread copied.
                 if self.state.load(Acquire) == TAKEN {
                     break;
                 }

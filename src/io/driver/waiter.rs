@@ -102,7 +102,7 @@ pub(crate) struct RunningThere(NonNull<AtomicPtr<RawWaiter>>);
 
 // SAFETY: it is an address until somebody calls `get`, which vouches for the thread that it belongs to.
 unsafe impl Send for RunningThere {}
-// SAFETY: as above.
+// SAFETY: a shared one can be copied, and nothing else is done without `get`'s promise.
 unsafe impl Sync for RunningThere {}
 
 impl RunningThere {
@@ -119,7 +119,8 @@ impl RunningThere {
     pub(crate) unsafe fn get(self, vtable: &'static WaiterVTable) -> Option<*const ()> {
         // SAFETY: the thread has not ended, and with it what is local to it.
         let task = unsafe { self.0.as_ref() }.load(Relaxed);
-        // SAFETY: as in `now_running`; and since the thread stands still it stays so.
+        // SAFETY: null, or the place that `run_as` keeps on that thread's stack until it has put another there; since the thread
+        // stands still, by the caller's promise, it keeps it while we look.
         let task = unsafe { task.as_ref() }?;
         ptr::eq(task.vtable, vtable).then_some(task.data)
     }

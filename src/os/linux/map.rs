@@ -44,7 +44,7 @@ pub(crate) struct Mapping {
 // SAFETY: the memory belongs to this value alone, as a `Box<[u8]>`'s would, and its methods only copy the pointer out;
 // whoever uses that pointer answers for the use. `munmap` may be called from any thread.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; through `&Mapping` there is nothing to do but copy the pointer and the length.
+// SAFETY: through `&Mapping` there is nothing to do but copy the pointer and the length, which never change.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {

@@ -39,7 +39,7 @@ pub(crate) struct Bell {
 
 // SAFETY: the waker, which is `Send`, is reached only by the thread that has turned `state` to BUSY, one at a time.
 unsafe impl Sync for Bell {}
-// SAFETY: as above.
+// SAFETY: it holds a `Waker`, which is `Send`, and a word; nothing in it knows the thread that it is on.
 unsafe impl Send for Bell {}
 
 /// Nobody waits. A waker of an earlier wait may be left in its place.
@@ -66,7 +66,8 @@ impl Bell {
                     .waker
                     .with(|slot| unsafe { (*slot).as_ref().is_some_and(|old| old.will_wake(waker)) });
                 let old = if fits { None } else { Some(waker.clone()) };
-                // SAFETY: as above.
+                // SAFETY: `place` is still there, and with it BUSY: cloning the waker, which is foreign code, may have rung or announced
+                // at this bell, and has found the place taken.
                 let old = old.and_then(|new| self.waker.with_mut(|slot| unsafe { (*slot).replace(new) }));
                 place.next = WAITS;
                 drop(place);

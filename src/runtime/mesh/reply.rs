@@ -78,7 +78,7 @@ struct Line<R> {
 // SAFETY: the value moves from one thread to the other, hence `R: Send`; its place is reached by one side at a time (text of
 // this module).
 unsafe impl<R: Send> Sync for Line<R> {}
-// SAFETY: as above.
+// SAFETY: a line on its own is a value that may be there, which is `Send`, and what a `Bell` is.
 unsafe impl<R: Send> Send for Line<R> {}
 
 const OPEN: u8 = 0;
@@ -169,7 +169,8 @@ impl<R: Send> Drop for Answer<R> {
         // Acquire: pairs with the Release in `Reply::send`, for the value that was sent and not taken, which is dropped here and
         // not by a `Reply` that may still be about to ring.
         if let Err(SENT) = self.line.state.compare_exchange(OPEN, DESERTED, AcqRel, Acquire) {
-            // SAFETY: as in `look`.
+            // SAFETY: SENT passes the place to the asker's side, which is this one, for the last time; the `Reply` that sent is done
+            // with it.
             drop(self.line.value.with_mut(|place| unsafe { (*place).take() }));
         }
     }

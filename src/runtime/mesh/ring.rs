@@ -298,7 +298,7 @@ struct Block<T> {
 // them, so `T: Sync` is not asked for. Its slots are reached through the one `Producer` and the one
 // `Consumer` only, each with `&mut self`, and at any time each slot belongs to one of the two (module docs).
 unsafe impl<T: Send> Sync for Block<T> {}
-// SAFETY: as above; a block on its own is a box of values.
+// SAFETY: a block on its own is a box of values, and whoever moves it has it alone; `T: Send` lets them go along.
 unsafe impl<T: Send> Send for Block<T> {}
 
 impl<T> Block<T> {
@@ -321,6 +321,8 @@ impl<T> Block<T> {
         let mut seen = 1;
         loop {
             self.discard();
+            // On success Release: pairs with the Acquire of the next sweeper's addition, and passes it the head. On failure Acquire:
+            // pairs with the Release of the addition that made it fail, whose publication the next round finds.
             let done = self.sweepers.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Acquire);
             match done {
                 Ok(_) => return,

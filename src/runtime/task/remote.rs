@@ -54,7 +54,8 @@ pub(in crate::runtime) struct RemoteList {
 // SAFETY: the nodes are headers of tasks, which any thread may refer to (`Shared` is `Send`); `newest` is atomic; `oldest`
 // is behind `take`, whose caller vouches for being the only one; `stub` never changes.
 unsafe impl Send for RemoteList {}
-// SAFETY: as above.
+// SAFETY: what a `&RemoteList` can do without a promise of its caller's is to push, which touches `newest` and the links of nodes,
+// all atomic.
 unsafe impl Sync for RemoteList {}
 
 impl RemoteList {

@@ -200,7 +200,8 @@ impl Lent {
     fn read(&self, bytes: usize, to: &mut Vec<u8>) {
         self.check();
         assert!(bytes <= self.initialised, "only what is initialised is sent");
-        // SAFETY: as in `sum`.
+        // SAFETY: the slot lends the memory until the terminal answer, which this kernel has not given; `bytes` of it are initialised,
+        // as was just asserted.
         to.extend_from_slice(unsafe { std::slice::from_raw_parts(self.base, bytes) });
     }
 

@@ -256,7 +256,8 @@ unsafe impl IoBuf for Tracked {
     }
 }
 
-// SAFETY: as above; the pointer comes from an exclusive borrow that was given up.
+// SAFETY: `io_mut_ptr` names the same bytes as `io_ptr`, for whoever has the buffer alone, as its exclusive borrow shows; the length is
+// fixed, and all of it stays initialised.
 unsafe impl IoBufMut for Tracked {
     fn io_mut_ptr(&mut self) -> *mut u8 {
         self.base
