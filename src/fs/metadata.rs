@@ -1,4 +1,8 @@
 //! What the kernel knows of a file besides its content.
+//!
+//! Asking is one operation, of a path or of an open file ([`File::metadata`](super::File::metadata)), and the answer is a copy:
+//! [`Metadata`] changes no more, and needs no file to be looked at. What every system has stands in the first part; below are what
+//! only one has, as methods of the name that std's extension traits give them.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,10 @@
-//! How a file is to be opened.
+//! How a file is to be opened: std's options, Direct I/O, and direct descriptors.
+//!
+//! The options are collected as data and meet the system at [`OpenOptions::open`] alone: there a combination that no system knows is
+//! refused, the rest becomes what the system takes (`os`: flags, or access and disposition), and one operation opens the file. If Direct
+//! I/O is wanted, its alignment is asked for next, so that the [`File`] can refuse a transfer that does not fit before the kernel does.
+//!
+//! Dropping the future of `open` leaves no descriptor behind. What the option to create, or to truncate, has done by then, is done.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,15 @@
-//! How a runtime is made.
+//! How a runtime is made: its settings, and the order in which they are looked at.
+//!
+//! A [`Builder`] is data, and nothing happens before [`Builder::build`]. That refuses what is out of bounds ([`InvalidSetting`]), asks the
+//! machine for its processors, and gives each worker a seat. The rest is `Runtime::start`, most of it on the workers' own threads,
+//! because a ring belongs to the thread that made it and memory to the node of the processor that first touched it:
+//!
+//! ```text
+//! check ─▶ processors ─▶ seats ─▶ shares of the limits ─▶ each worker on its thread, pinned:  driver ─▶ pool ─▶ registered
+//! ```
+//!
+//! What a user asks for is a wish where the machine may have less: a worker's share of a limit makes the pool or its chunks smaller
+//! (`make_pool`), and the capability report says so. [`Builder::require`] turns the wish into a condition.
 
 use std::fmt;
 use std::io;

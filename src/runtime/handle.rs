@@ -1,4 +1,12 @@
 //! A runtime as other threads hold it.
+//!
+//! Whoever is on a worker reaches its runtime through the `Context`. A [`Handle`] is for everybody else: it has what the workers share,
+//! counted, and no part of any worker. So it does three things: it sends (a task goes to a worker's mailbox, and the doorbell is rung), it
+//! reads what each worker publishes (counters, seats, what was left at the end), and it asks (a dump is a question that a worker
+//! answers in its turn, or not in time).
+//!
+//! A handle neither keeps a runtime going nor is it spoilt by its end. What is sent to a worker that has ended is dropped, and the
+//! handle that waits for it hears that it was cancelled; the figures stay as they were last.
 
 use std::fmt;
 use std::future::Future;

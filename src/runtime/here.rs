@@ -1,4 +1,8 @@
-//! What a task can ask of the worker that it runs on.
+//! What a task can ask of the worker that it runs on: which it is, who else there is, memory, and what the kernel gives it.
+//!
+//! All of it is in the `Context` that is entered for the turn, and found through the thread; nothing here is kept. So the answers are
+//! the running worker's, also in a simulation where several share a thread, and a task that has moved gets those of its new one.
+//! Outside of a worker each of these panics, and says what to do.
 
 use super::context::Context;
 use super::worker_id::WorkerId;

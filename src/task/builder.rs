@@ -1,4 +1,8 @@
-//! What can be said of a task when it is spawned.
+//! What can be said of a task when it is spawned: its name, and its class.
+//!
+//! Where a task runs is said by the method that spawns it, which are the same here as beside this module. What is said of it becomes
+//! its `Label`, together with the place of the call, and goes into the header of its one allocation: a name is kept behind a pointer,
+//! which a task without one leaves empty. Errors, dumps, stall reports and spans read it there.
 
 use std::borrow::Cow;
 use std::future::Future;

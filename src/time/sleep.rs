@@ -1,4 +1,11 @@
 //! Waiting for a point in time.
+//!
+//! A [`Sleep`] is a deadline and a `Timer`. It touches nothing until it is polled: then its timer takes a place on the wheel of the
+//! worker that polls it, and keeps it from poll to poll. Polled on another worker, because its task was stolen, it takes a
+//! place there; the old one is given back by a list without a lock. Dropping does the same.
+//!
+//! Deadlines are rounded up to a tick of the wheel (65 µs), so that nothing fires early and what is due together fires together. One
+//! that has passed already is ready at its first poll, and touches no wheel.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,16 @@
 //! What the kernel answered, and what came with the answer.
+//!
+//! An answer passes here in two forms. An [`Answer`] is plain data: the number or the error, whether more will follow, and what the
+//! kernel calls the buffer that it picked. That is what a slot keeps, because it is copied for every operation. When it leaves the
+//! slot, the backend makes of it, once, a [`Completion`], which *owns* what came along:
+//!
+//! ```text
+//! kernel ─▶ Answer (in the slot) ──own──▶ Completion { result, resource }  ─▶ into_output, or abandon
+//!                                              descriptor: closed if nobody takes it
+//!                                              buffer: back to the receive ring
+//! ```
+//!
+//! So a descriptor or a buffer that came for a future that is gone has an owner like any other, and is dropped like any other.
 
 use std::io;
 

@@ -1,4 +1,11 @@
 //! Operations on files and directories.
+//!
+//! Transfers name their offset and own their buffer, which comes back with the answer; they count on no cursor, so any number may be in
+//! flight on one file. Where an operation is about an open file it holds a counted reference to its descriptor, where it is about a
+//! name it owns the path, as the kernel takes it: neither can go while the kernel looks.
+//!
+//! Which of them a kernel does itself, and which it leaves to a thread, is the backend's affair. An abandoned one is decoded like any
+//! other: a file that was opened for nobody is closed, and nothing else here needs care.
 
 use std::io;
 

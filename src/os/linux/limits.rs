@@ -1,4 +1,9 @@
-//! How much memory the kernel lets this process lock, and this process's group use.
+//! What this process may use of the machine: memory that it may lock, and memory at all.
+//!
+//! Rings and registered buffers are charged to `RLIMIT_MEMLOCK`, for each user together, except for a process with `CAP_IPC_LOCK` in
+//! the first user namespace, whom nothing bounds. A control group bounds all memory: each group up to the root may have a limit, in the
+//! form of either hierarchy, and the least of them holds. Both are read when a runtime is built, and `io::driver::budget` shares them
+//! out among its workers. What cannot be read bounds nothing: the kernel still refuses what is too much.
 
 use std::fs;
 use std::path::{Path, PathBuf};

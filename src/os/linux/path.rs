@@ -1,4 +1,8 @@
 //! Paths, and how files are opened, as the kernel takes them.
+//!
+//! A path becomes its bytes with a zero behind them, on the heap, so that an operation can own it at an address that stays while the
+//! kernel reads. What is wanted of a file becomes `open(2)`'s flags and a mode; flags of the caller's own are added, but those for access
+//! and for inheritance, which are decided here and by the backend.
 
 use std::ffi::CString;
 use std::io;

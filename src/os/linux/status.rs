@@ -1,4 +1,8 @@
-//! A file's metadata as the kernel reports it.
+//! Metadata of a file, as `statx(2)` gives it.
+//!
+//! [`FileStatus`] is the kernel's own structure, boxed as it was filled, and each question is answered from it when it is asked. Its
+//! mask says what was filled: when a file was made not every file system keeps, and asking for that is then an error, not a zero. Moments
+//! are seconds from 1970, before it too, and nanoseconds that count forward from there.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -1,4 +1,11 @@
-//! Encodings of `io::op::fs` for io_uring.
+//! Encodings of `io::op::fs` for io_uring: one entry for each operation.
+//!
+//! A transfer whose buffer is registered with this ring goes by its index (`READ_FIXED`, `WRITE_FIXED`), any other by its address. Paths
+//! and lists of parts are shown by address too: the operation in its slot owns the path, its block beside it the list, on the heap. A
+//! `statx`, which would fill a slot alone, is boxed by the block.
+//!
+//! Files are not waited for as sockets are. What the kernel cannot do at once it does on a thread of its own, and that is where a write
+//! into a buffer may come from after its ring is closed.
 #![expect(unsafe_code, reason = "shows the kernel addresses inside operations in their slots")]
 
 use std::io;

@@ -1,4 +1,11 @@
-//! Encodings of `io::op::net` for io_uring.
+//! Encodings of `io::op::net` for io_uring: one entry for each operation.
+//!
+//! Addresses, headers of messages and their lists of parts lie in the operation's block, in the slot, which is where the kernel reads
+//! and fills them; the buffers are the operation's. Two kinds come without one: an accept that goes on (`ACCEPT_MULTI`) and receives
+//! whose buffer the kernel picks from the receive ring (`RECV_MULTI`, or once by `BUFFER_SELECT`).
+//!
+//! A descriptor that an answer brings is of the process, or *direct*, as the operation asks: [`yields`](PlatformOp::yields) says which,
+//! so that whoever decodes it owns the right thing.
 #![expect(unsafe_code, reason = "shows the kernel addresses inside operations in their slots")]
 
 use std::io;
