@@ -45,7 +45,7 @@ use crate::os::{self, message};
 /// ```
 #[derive(Debug)]
 pub struct UdpSocket {
-    shared: Rc<Shared>,
+    endpoint: Rc<Endpoint>,
 }
 
 /// Options of a [`UdpSocket`] that is not there yet: made by [`UdpSocket::builder`].
@@ -110,7 +110,7 @@ impl UdpSocketBuilder {
 
 /// What socket and futures share.
 #[derive(Debug)]
-struct Shared {
+struct Endpoint {
     fd: SharedDescriptor,
     driver: DriverHandle,
     stash: Rc<Stash<Datagram>>,
@@ -178,7 +178,7 @@ impl UdpSocket {
     ///
     /// `ResourceBusy` if a receive or a send is still there. The socket is closed then.
     pub async fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<(Vec<u8>, SocketAddr)>)> {
-        let Shared { fd, driver, .. } = &*self.shared;
+        let Endpoint { fd, driver, .. } = &*self.endpoint;
         for _ in 0..TURNS_MAX {
             if Rc::strong_count(fd) == 1 {
                 break;
@@ -191,7 +191,7 @@ impl UdpSocket {
                 "a receive or send of the socket is still there; drop it or await it first",
             )
         };
-        let Shared { fd, stash, .. } = Rc::try_unwrap(self.shared).map_err(|_| busy())?;
+        let Endpoint { fd, stash, .. } = Rc::try_unwrap(self.endpoint).map_err(|_| busy())?;
         let mut unread = Vec::new();
         while let Some(message) = stash.pop() {
             // An error that a dropped receive had got is about something sent, not about what was received.
@@ -205,8 +205,8 @@ impl UdpSocket {
     }
 
     fn new(fd: Descriptor) -> UdpSocket {
-        let shared = Shared { fd: Rc::new(fd), driver: DriverHandle::current(), stash: Rc::default() };
-        UdpSocket { shared: Rc::new(shared) }
+        let endpoint = Endpoint { fd: Rc::new(fd), driver: DriverHandle::current(), stash: Rc::default() };
+        UdpSocket { endpoint: Rc::new(endpoint) }
     }
 
     /// Names the peer that [`send`](Self::send) sends to, and from which alone datagrams are received.
@@ -229,9 +229,9 @@ impl UdpSocket {
     /// [`ReaderBusy`](super::ReaderBusy) if another task receives; what the system said, as `ConnectionRefused` when a
     /// peer that the socket is connected to has said so.
     pub fn recv_from<B: IoBufMut>(&self, buf: B) -> RecvFrom<B> {
-        let shared = Rc::clone(&self.shared);
-        let reader = Reader::new(&shared.stash);
-        RecvFrom { shared, reader, peeks: false, step: Step::Start(buf) }
+        let endpoint = Rc::clone(&self.endpoint);
+        let reader = Reader::new(&endpoint.stash);
+        RecvFrom { endpoint, reader, peeks: false, step: Step::Start(buf) }
     }
 
     /// Shows in `buf` the datagram that comes next, as [`recv_from`](Self::recv_from) would, and leaves it to be received.
@@ -286,8 +286,8 @@ impl UdpSocket {
             Ok(resolved) => resolved.as_slice()[0],
             Err(error) => return (Err(error), buf),
         };
-        let send = net::SendTo { fd: Rc::clone(&self.shared.fd), buf, to: to.into() };
-        Op::new(send, &self.shared.driver).await
+        let send = net::SendTo { fd: Rc::clone(&self.endpoint.fd), buf, to: to.into() };
+        Op::new(send, &self.endpoint.driver).await
     }
 
     /// Sends `buf` as one datagram to the peer that [`connect`](Self::connect) named.
@@ -296,7 +296,7 @@ impl UdpSocket {
     ///
     /// What the system said: `ENOTCONN` or `EDESTADDRREQ` if there is no peer.
     pub fn send<B: IoBuf>(&self, buf: B) -> Write<B> {
-        Write::to(&self.shared.fd, &self.shared.driver, buf)
+        Write::to(&self.endpoint.fd, &self.endpoint.driver, buf)
     }
 
     /// The address that the socket is bound to.
@@ -486,12 +486,12 @@ impl UdpSocket {
     /// None as yet; sockets with a direct descriptor have no such thing.
     #[cfg(unix)]
     pub fn as_fd(&self) -> io::Result<std::os::fd::BorrowedFd<'_>> {
-        self.shared.fd.as_os()
+        self.endpoint.fd.as_os()
     }
 
     #[cfg(windows)]
     pub(super) fn fd(&self) -> &SharedDescriptor {
-        &self.shared.fd
+        &self.endpoint.fd
     }
 
     /// Takes the error that waits at the socket, if any.
@@ -504,7 +504,7 @@ impl UdpSocket {
     }
 
     fn options(&self) -> io::Result<socket2::SockRef<'_>> {
-        options(&self.shared.fd)
+        options(&self.endpoint.fd)
     }
 }
 
@@ -512,7 +512,7 @@ impl UdpSocket {
 #[must_use = "nothing is received until it is awaited"]
 #[derive(Debug)]
 pub struct RecvFrom<B: IoBufMut> {
-    shared: Rc<Shared>,
+    endpoint: Rc<Endpoint>,
     reader: Reader<Datagram>,
     /// Whether what is received stays where it is.
     peeks: bool,
@@ -554,16 +554,16 @@ impl<B: IoBufMut> RecvFrom<B> {
         if let Err(error) = self.reader.claim() {
             return Poll::Ready((Err(error), buf));
         }
-        let stash = &self.shared.stash;
+        let stash = &self.endpoint.stash;
         let waiting = if self.peeks { stash.show_into(&mut buf) } else { stash.take_into(&mut buf) };
         if let Some(received) = waiting {
             return Poll::Ready((received, buf));
         }
-        if self.shared.stash.poll_quiet(cx).is_pending() {
+        if self.endpoint.stash.poll_quiet(cx).is_pending() {
             self.step = Step::Start(buf);
             return Poll::Pending;
         }
-        let Shared { fd, driver, stash } = &*self.shared;
+        let Endpoint { fd, driver, stash } = &*self.endpoint;
         let fd = Rc::clone(fd);
         let receive = if self.peeks {
             // It takes nothing: its answer may be lost, and receives need not wait for it.
