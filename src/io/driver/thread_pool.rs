@@ -70,10 +70,11 @@ impl Default for ThreadPoolConfig {
 
 /// A bounded, elastic pool of named threads. Dropping it closes it, and waits for nobody.
 pub(crate) struct ThreadPool {
-    shared: Arc<Shared>,
+    shared: Arc<Threads>,
 }
 
-struct Shared {
+/// The threads, what they wait for, and the jobs that wait for them.
+struct Threads {
     config: ThreadPoolConfig,
     state: Mutex<State>,
     /// Told when a job is queued, and when the pool closes.
@@ -180,7 +181,7 @@ impl ThreadPool {
     /// A pool without threads; they start with the jobs.
     pub(crate) fn new(config: ThreadPoolConfig) -> ThreadPool {
         ThreadPool {
-            shared: Arc::new(Shared {
+            shared: Arc::new(Threads {
                 config,
                 state: Mutex::new(State::default()),
                 work: Condvar::new(),
@@ -280,7 +281,7 @@ impl ThreadPool {
         let spare = state.idle > if mutant("queue: any idle thread will do") { 0 } else { state.queue.len() };
         let wants = !state.closed && !spare && state.threads < shared.config.threads_max;
         // Refused by the system, with other threads there, it is merely later that the job runs: it queues, within the bound.
-        let started = wants && Shared::start_thread(shared, &mut state).is_ok();
+        let started = wants && Threads::start_thread(shared, &mut state).is_ok();
         let refused = if state.closed {
             Some(PoolRefused::Closed)
         } else if wants && !started && state.threads == 0 {
@@ -321,13 +322,13 @@ impl fmt::Debug for ThreadPool {
     }
 }
 
-impl Shared {
+impl Threads {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
     /// Starts a thread, which waits for the lock before it looks for a job.
-    fn start_thread(shared: &Arc<Shared>, state: &mut State) -> io::Result<()> {
+    fn start_thread(shared: &Arc<Threads>, state: &mut State) -> io::Result<()> {
         let number = state.started;
         let name = format!("{}-{number}", shared.config.name);
         let thread = Arc::clone(shared);
@@ -441,7 +442,7 @@ pub(crate) fn quietly(run: impl FnOnce()) {
 pub(crate) struct Answer<R> {
     desk: Arc<Mutex<Desk<R>>>,
     /// Where the job may be queued, and under which number.
-    queued: Option<(Arc<Shared>, u64)>,
+    queued: Option<(Arc<Threads>, u64)>,
 }
 
 /// Where the job's thread and the awaiting task meet.
