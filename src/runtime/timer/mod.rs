@@ -1,6 +1,6 @@
 //! Timers: what a worker does about deadlines.
 //!
-//! Each worker has [`Timers`]: a clock, a [wheel], and the [way back](returns) for timers that end elsewhere.
+//! Each worker has [`Timers`]: a clock, a [wheel], and the [way back](way_back) for timers that end elsewhere.
 //! Whoever waits holds a [`Timer`], which knows its deadline, and from its first poll on also a key to an
 //! entry of the wheel it was polled under.
 //!
@@ -31,7 +31,7 @@
 //! [`next_deadline`](Timers::next_deadline) bounds the park. Waiters are woken and dropped after the wheel's
 //! borrow has ended, since both may be foreign code.
 
-mod returns;
+mod way_back;
 mod wheel;
 
 use std::cell::{Cell, RefCell};
@@ -42,7 +42,7 @@ use std::task::{Context, Poll};
 
 use crate::io::driver::waiter::Waiter;
 
-use returns::{Block, Returns};
+use way_back::{Block, WayBack};
 use wheel::Wheel;
 
 thread_local! {
@@ -51,7 +51,7 @@ thread_local! {
 }
 
 /// Blocks that no wheel and no timer uses. As many as there were ever wheels at one time, less those in use.
-static FREE_BLOCKS: Mutex<Vec<&'static Returns>> = Mutex::new(Vec::new());
+static FREE_BLOCKS: Mutex<Vec<&'static WayBack>> = Mutex::new(Vec::new());
 
 /// What a worker tells the time by: nanoseconds that never go back.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ struct Inner {
     /// The latest reading of the clock: at or before the present.
     latest_ns: Cell<u64>,
     wheel: RefCell<Wheel<Waiter>>,
-    returns: &'static Returns,
+    way_back: &'static WayBack,
     /// Empty between calls of `fire_due`: kept for its memory.
     firing: Cell<Vec<Waiter>>,
 }
@@ -106,13 +106,13 @@ impl Timers {
     /// Timers that go by `clock`, with none armed.
     pub(crate) fn new(clock: Clock) -> Timers {
         let free = FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let returns = free.unwrap_or_else(|| Box::leak(Box::new(Returns::new())));
+        let way_back = free.unwrap_or_else(|| Box::leak(Box::new(WayBack::new())));
         let latest_ns = Cell::new(clock.now_ns());
         Timers(Rc::new(Inner {
             clock,
             latest_ns,
             wheel: RefCell::new(Wheel::new()),
-            returns,
+            way_back,
             firing: Cell::default(),
         }))
     }
@@ -163,7 +163,7 @@ impl Timers {
         let now_ns = self.now();
         let mut firing = self.0.firing.take();
         wheel.advance(now_ns, &mut firing);
-        wheel.place_fresh(now_ns, |key, deadline_ns| self.0.returns.note_deadline(key, deadline_ns));
+        wheel.place_fresh(now_ns, |key, deadline_ns| self.0.way_back.note_deadline(key, deadline_ns));
         drop(wheel);
         let count = firing.len();
         for waiter in firing.drain(..) {
@@ -181,7 +181,7 @@ impl Timers {
         let mut wheel = self.0.wheel.borrow_mut();
         if wheel.has_fresh() {
             let now_ns = self.now();
-            wheel.place_fresh(now_ns, |key, deadline_ns| self.0.returns.note_deadline(key, deadline_ns));
+            wheel.place_fresh(now_ns, |key, deadline_ns| self.0.way_back.note_deadline(key, deadline_ns));
         }
         wheel.next_deadline()
     }
@@ -193,7 +193,7 @@ impl Timers {
 
     /// Removes the entries whose timers ended elsewhere.
     fn collect(&self) {
-        self.0.returns.collect(|key| {
+        self.0.way_back.collect(|key| {
             let waiter = self.0.wheel.borrow_mut().remove(key);
             drop(waiter);
         });
@@ -211,17 +211,17 @@ impl Timers {
             Due::After(duration_ns) => wheel.arm_after(duration_ns, waiter),
         };
         if wheel.keys_end() > keys_end {
-            self.0.returns.grow(wheel.keys_end());
+            self.0.way_back.grow(wheel.keys_end());
         }
         if let Due::After(_) = due {
-            self.0.returns.forget_deadline(key);
+            self.0.way_back.forget_deadline(key);
         }
-        Armed { returns: self.0.returns, key }
+        Armed { way_back: self.0.way_back, key }
     }
 
     /// Whether `armed` is an entry of these timers.
     fn own(&self, armed: &Armed) -> bool {
-        std::ptr::eq(self.0.returns, armed.returns)
+        std::ptr::eq(self.0.way_back, armed.way_back)
     }
 
     /// Ready if the entry has fired; else sees to it that `cx` is woken when it does. The entry must be ours.
@@ -246,7 +246,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // What still waits is dropped with the wheel, on this thread; timers that hold keys are told by
         // `CLOSED`.
-        recycle(self.returns, self.returns.close(self.wheel.get_mut().taken()));
+        recycle(self.way_back, self.way_back.close(self.wheel.get_mut().taken()));
     }
 }
 
@@ -313,7 +313,7 @@ impl Timer {
                 return timers.poll(armed, cx);
             }
             // Moved since its last poll. Its entry goes home; what is left of a duration goes on here.
-            if let (Due::After(_), Some(deadline_ns)) = (self.due, armed.returns.deadline(armed.key)) {
+            if let (Due::After(_), Some(deadline_ns)) = (self.due, armed.way_back.deadline(armed.key)) {
                 self.due = Due::At(deadline_ns);
             }
             self.armed = None;
@@ -352,7 +352,7 @@ impl fmt::Debug for Timer {
 /// A key to an entry of some wheel, held by one timer. Dropping it gives the entry back.
 struct Armed {
     /// Also says which wheel: a block has one at a time, and stays its block while keys are out.
-    returns: &'static Returns,
+    way_back: &'static WayBack,
     key: u32,
 }
 
@@ -367,18 +367,18 @@ impl Drop for Armed {
         match removed {
             Ok(Some(waiter)) => drop(waiter),
             // Another worker's, or no worker here, or the thread itself is ending.
-            Ok(None) | Err(_) => recycle(self.returns, self.returns.push(self.key)),
+            Ok(None) | Err(_) => recycle(self.way_back, self.way_back.push(self.key)),
         }
     }
 }
 
 /// Keeps a block for the next wheel, if it was found to be free.
-fn recycle(returns: &'static Returns, block: Block) {
+fn recycle(way_back: &'static WayBack, block: Block) {
     match block {
         Block::InUse => {}
         Block::Free => {
-            returns.open();
-            FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).push(returns);
+            way_back.open();
+            FREE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).push(way_back);
         }
     }
 }

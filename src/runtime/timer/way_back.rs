@@ -9,7 +9,7 @@
 //! again only when another push came between; the owner takes the whole stack with one swap. Nobody else
 //! pops, so a key cannot come back while a push is looking at it.
 //!
-//! **The block's life.** A `Sleep` holds a plain `&'static Returns`, hence no count is touched when a timer
+//! **The block's life.** A `Sleep` holds a plain `&'static WayBack`, hence no count is touched when a timer
 //! is made or dropped. That is affordable because blocks are not freed but used again, by a later wheel:
 //! there are never more of them than there were wheels at one time. A block is free when its wheel is gone
 //! and so are the keys that were out. Nobody counts those while the wheel lives (it knows); after that they
@@ -43,7 +43,7 @@ const SEGMENTS: usize = 33 - SEGMENT_LOG2 as usize;
 const UNKNOWN: u64 = 0;
 
 /// What a wheel shares with the `Sleep`s that hold its keys.
-pub(super) struct Returns {
+pub(super) struct WayBack {
     /// The key that was returned last, or `EMPTY`, or `CLOSED`.
     top: AtomicU32,
     /// What the wheel still had out when it closed, less what came back since.
@@ -68,9 +68,9 @@ pub(super) enum Block {
     Free,
 }
 
-impl Returns {
-    pub(super) fn new() -> Returns {
-        Returns {
+impl WayBack {
+    pub(super) fn new() -> WayBack {
+        WayBack {
             top: AtomicU32::new(EMPTY),
             orphans: AtomicI64::new(0),
             segments: [const { OnceLock::new() }; SEGMENTS],
@@ -197,7 +197,7 @@ fn place_of(key: usize) -> (usize, usize) {
 mod tests {
     use super::*;
 
-    fn collected(returns: &Returns) -> Vec<u32> {
+    fn collected(returns: &WayBack) -> Vec<u32> {
         let mut keys = Vec::new();
         returns.collect(|key| keys.push(key));
         keys
@@ -214,7 +214,7 @@ mod tests {
             expected = if expected.1 + 1 == len { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
         }
         assert_eq!(place_of(u32::MAX as usize).0, SEGMENTS - 1);
-        let returns = Returns::new();
+        let returns = WayBack::new();
         for end in [0, 1, 64, 65, 128, 129, 1_000] {
             returns.grow(end);
             let cells: usize =
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_returned_is_collected_once() {
-        let returns = Returns::new();
+        let returns = WayBack::new();
         returns.grow(3);
         for key in [0, 2, 1] {
             assert_eq!(returns.push(key), Block::InUse);
@@ -238,7 +238,7 @@ mod tests {
     fn the_last_orphan_frees_the_block() {
         // Freed too early, two wheels would share a block; never freed, each runtime would leak one per
         // worker.
-        let returns = Returns::new();
+        let returns = WayBack::new();
         returns.grow(3);
         assert_eq!(returns.push(1), Block::InUse);
         assert_eq!(returns.close(3), Block::InUse);
@@ -260,7 +260,7 @@ mod loom_tests {
     /// Two `Sleep`s end elsewhere while their wheel collects once and closes. Each key must be counted once,
     /// as returned or as an orphan, and exactly one party told that the block is free.
     fn two_returns_against_collect_and_close() {
-        let returns = Arc::new(Returns::new());
+        let returns = Arc::new(WayBack::new());
         returns.grow(2);
         let sleeps = [0, 1].map(|key| {
             let returns = returns.clone();
