@@ -78,10 +78,10 @@ pub(crate) struct Doorbell {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rung;
 
-/// What a ringer of the control bit learns of the receiver.
+/// Whether and how a ring of the control bit is heard by the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Receiver {
+pub(crate) enum Heard {
     /// It will take the bit in its next turn.
     Open,
     /// The same; it slept, and this ring has woken it.
@@ -130,11 +130,11 @@ impl Doorbell {
     }
 
     /// Tells the receiver that the remote list has something, or that it should look around. Publish first.
-    pub(crate) fn ring_remote(&self) -> Receiver {
+    pub(crate) fn ring_remote(&self) -> Heard {
         match self.strike(self.control(), REMOTE) {
-            (before, _) if before & CLOSED != 0 => Receiver::Closed,
-            (_, true) => Receiver::Woken,
-            (_, false) => Receiver::Open,
+            (before, _) if before & CLOSED != 0 => Heard::Closed,
+            (_, true) => Heard::Woken,
+            (_, false) => Heard::Open,
         }
     }
 
@@ -239,7 +239,7 @@ impl Doorbell {
     }
 
     /// Marks the receiver, which is awake, as closed, for ever; it never sleeps again. Everything pushed before a ring that was
-    /// not answered with [`Receiver::Closed`] is visible to the caller from here on.
+    /// not answered with [`Heard::Closed`] is visible to the caller from here on.
     pub(crate) fn close(&self) {
         // Before the bit, whose Release publishes it: who is told that the receiver has closed sees no announcement.
         if !mutant("close: leave the announcement") {
@@ -318,7 +318,7 @@ mod tests {
         bell.ring(0);
         bell.ring(1);
         bell.ring(2);
-        assert_eq!(bell.ring_remote(), Receiver::Open);
+        assert_eq!(bell.ring_remote(), Heard::Open);
         assert_eq!(unparked.load(Ordering::Relaxed), 1);
         assert_eq!(bell.wake_up(), WokenAs::Itself);
     }
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(bell.announce_sleep(), Err(Rung));
         assert_eq!(bell.wake_up(), WokenAs::Itself);
         bell.take_senders(|_| ());
-        assert_eq!(bell.ring_remote(), Receiver::Open);
+        assert_eq!(bell.ring_remote(), Heard::Open);
         assert_eq!(bell.announce_sleep(), Err(Rung));
         assert!(bell.take_remote());
         assert_eq!(bell.announce_sleep(), Ok(()));
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(bell.announce_sleep(), Ok(()));
         assert_eq!(bell.wake_up(), WokenAs::Itself);
         bell.close();
-        assert_eq!(bell.ring_remote(), Receiver::Closed);
+        assert_eq!(bell.ring_remote(), Heard::Closed);
         bell.ring(0);
         assert_eq!(unparked.load(Ordering::Relaxed), 0);
     }
@@ -529,8 +529,8 @@ mod loom_tests {
             move || {
                 let before = shared.unparked.load(Relaxed);
                 match shared.bell.ring_remote() {
-                    Receiver::Open | Receiver::Woken => {}
-                    Receiver::Closed => {
+                    Heard::Open | Heard::Woken => {}
+                    Heard::Closed => {
                         assert_eq!(shared.unparked.load(Relaxed), before, "a closed receiver was unparked")
                     }
                 }

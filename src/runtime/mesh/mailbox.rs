@@ -27,7 +27,7 @@
 
 use std::fmt;
 
-use super::doorbell::{Doorbell, Receiver};
+use super::doorbell::{Doorbell, Heard};
 use crate::runtime::spawner::{Queue, Spawner};
 use crate::runtime::task::{RemoteList, Shared, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -134,7 +134,7 @@ impl Mailbox {
     ///
     /// The caller keeps the mailbox alive by something other than what it pushed.
     pub(in crate::runtime) fn ring_remote(&self) {
-        if self.doorbell.ring_remote() == Receiver::Closed && !mutant("push: leave a closed list alone") {
+        if self.doorbell.ring_remote() == Heard::Closed && !mutant("push: leave a closed list alone") {
             self.sweep();
         }
     }

@@ -74,7 +74,7 @@ use crossbeam_utils::CachePadded;
 use fastrand::Rng;
 
 pub(in crate::runtime) use self::queue::{Emptied, Queue};
-use super::mesh::doorbell::{Doorbell, Receiver};
+use super::mesh::doorbell::{Doorbell, Heard};
 use super::policy::{self, Load};
 use super::task::{Shared, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -192,10 +192,10 @@ impl Spawner {
         desk.queue.send(task);
         match desk.doorbell().ring_remote() {
             // It comes at once, and has nothing else to do.
-            Receiver::Woken => {}
-            Receiver::Open => self.wake_searcher(),
-            Receiver::Closed if mutant("send: leave a closed inbox alone") => {}
-            Receiver::Closed => desk.queue.discard(),
+            Heard::Woken => {}
+            Heard::Open => self.wake_searcher(),
+            Heard::Closed if mutant("send: leave a closed inbox alone") => {}
+            Heard::Closed => desk.queue.discard(),
         }
     }
 
@@ -275,7 +275,7 @@ impl Spawner {
     /// Makes a worker look at its inbox, from which somebody was turned away while another took from it.
     pub(crate) fn remind(&self, worker: usize) {
         let desk = &self.desks[worker];
-        if desk.doorbell().ring_remote() == Receiver::Closed {
+        if desk.doorbell().ring_remote() == Heard::Closed {
             desk.queue.discard();
         }
     }
