@@ -177,7 +177,7 @@ fn a_direct_descriptor_is_shown_as_one() {
             let dump = Handle::current().dump(PATIENCE).await.expect("a thread can be had");
             let here = dump.workers[0].as_ref().expect("it answers");
             if let [operation, ..] = &named(&here.tasks, "reading").operations[..] {
-                break operation.descriptor.clone();
+                break operation.descriptor;
             }
         };
         assert!(matches!(descriptor, Some(DescriptorName::Direct(_))), "{descriptor:?}");
