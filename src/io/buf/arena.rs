@@ -1,7 +1,7 @@
 //! One piece of memory that a pool lends out in blocks, and its life.
 //!
 //! A pool has one or several arenas. An [`Arena`] is a *header*: the mapping, its number, the kernel's index for it, the
-//! books ([`Buddy`] or [`Slabs`]) and the list of what other threads gave back ([`Returns`]). The header is on the heap, and
+//! books ([`Blocks`]) and the list of what other threads gave back ([`Returns`]). The header is on the heap, and
 //! what is lent points to it:
 //!
 //! ```text
@@ -26,20 +26,18 @@
 //! The owner's path has no atomic read-modify-write: at home it is a comparison of addresses and plain stores.
 #![expect(unsafe_code, reason = "raw pointers to a header that lives until the last block is back")]
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 
-use super::PAGE;
 use super::bell::Bell;
-use super::buddy::{self, Buddy};
+use super::blocks::Blocks;
 use super::fixed::{FixedBuf, Home};
 use super::owned::Owned;
 use super::poison::{poison, unpoison};
-use super::pool::{HugePages, PoolConfig, PoolKind, PoolStats};
+use super::pool::{HugePages, PoolConfig, PoolStats};
 use super::returns::{Release, Returns};
-use super::slabs::{self, Slabs};
 use crate::os::map::Mapping;
 use crate::sync::Arc;
 
@@ -75,13 +73,13 @@ pub(super) struct Arena {
     /// driver it is its own last write; any other driver sees by `id` that the index is not for it, whatever it reads.
     registered: std::sync::atomic::AtomicU32,
     returns: Returns,
-    /// Bytes of the unit in which blocks are numbered.
-    unit: usize,
+    /// The unit in which blocks are numbered has two to the power of this many bytes.
+    unit_log2: u32,
     /// Whether bytes are overwritten before they are lent again.
     zeroes: bool,
     /// Whether the mapping is of huge pages that were set aside.
     reserved_huge: bool,
-    books: Owned<RefCell<Books>>,
+    books: Owned<Books>,
 }
 
 /// [`Arena::registered`] while it is not. Indices have 16 bits.
@@ -90,64 +88,11 @@ const UNREGISTERED: u32 = u32::MAX;
 /// What only the owner's thread sees.
 struct Books {
     /// Until the pool is dropped.
-    open: bool,
+    open: Cell<bool>,
     /// How many `ArenaRef`s there are; not counted any more when closed.
-    holds: usize,
+    holds: Cell<usize>,
     blocks: Blocks,
-    returned_remotely: u64,
-}
-
-/// Which of the memory is free, by the rules of the pool's kind. Blocks are known by the number of their first unit.
-enum Blocks {
-    Buddy(Buddy),
-    Slabs(Slabs),
-}
-
-impl Blocks {
-    #[inline]
-    fn allocate(&mut self, bytes: usize) -> Option<u32> {
-        match self {
-            Blocks::Buddy(buddy) => buddy.allocate(buddy::order_of(bytes)?),
-            Blocks::Slabs(slabs) => slabs.allocate(bytes),
-        }
-    }
-
-    /// A block for a receive ring, which may be larger than any buffer of the pool.
-    fn allocate_ring(&mut self, bytes: usize) -> Option<u32> {
-        match self {
-            Blocks::Slabs(slabs) if bytes > slabs::SLAB => slabs.allocate_run(bytes),
-            _ => self.allocate(bytes),
-        }
-    }
-
-    #[inline]
-    fn free(&mut self, block: u32) {
-        match self {
-            Blocks::Buddy(buddy) => buddy.free(block),
-            Blocks::Slabs(slabs) => slabs.free(block),
-        }
-    }
-
-    fn lent_blocks(&self) -> usize {
-        match self {
-            Blocks::Buddy(buddy) => buddy.lent_blocks(),
-            Blocks::Slabs(slabs) => slabs.lent_blocks(),
-        }
-    }
-
-    fn free_bytes(&self) -> usize {
-        match self {
-            Blocks::Buddy(buddy) => buddy.free_bytes(),
-            Blocks::Slabs(slabs) => slabs.free_bytes(),
-        }
-    }
-
-    fn free_largest_bytes(&mut self) -> usize {
-        match self {
-            Blocks::Buddy(buddy) => buddy.free_largest_bytes(),
-            Blocks::Slabs(slabs) => slabs.free_largest_bytes(),
-        }
-    }
+    returned_remotely: Cell<u64>,
 }
 
 impl Arena {
@@ -166,48 +111,49 @@ impl Arena {
     /// The address of a block, derived from the mapping's.
     #[inline]
     pub(super) fn block(&self, block: u32) -> NonNull<u8> {
-        let offset = block as usize * self.unit;
+        let offset = (block as usize) << self.unit_log2;
         assert!(offset < self.map.len(), "block {block} is not in this arena");
         // SAFETY: the offset is within the mapping, as the line above checks.
         unsafe { self.map.base().add(offset) }
     }
 
+    /// The number of the block at this address. For an address that is no block's, a number that the books do not know as lent.
+    #[inline]
+    fn number(&self, base: NonNull<u8>) -> u32 {
+        let offset = base.addr().get().wrapping_sub(self.map.base().addr().get());
+        u32::try_from(offset >> self.unit_log2).unwrap_or(u32::MAX)
+    }
+
     /// Lends what `allocate` finds in the books, after looking at what other threads gave back if need be. When the pool
     /// is gone, there is none.
     #[inline(always)]
-    fn lend(&self, books: &mut Books, allocate: impl Fn(&mut Blocks) -> Option<u32>) -> Option<u32> {
-        if !books.open {
+    fn lend(&self, books: &Books, allocate: impl Fn(&Blocks) -> Option<u32>) -> Option<u32> {
+        if !books.open.get() {
             return None;
         }
-        if let Some(block) = allocate(&mut books.blocks) {
-            return Some(block);
+        match allocate(&books.blocks) {
+            Some(block) => Some(block),
+            None => self.lend_returned(books, allocate),
         }
-        self.lend_returned(books, allocate)
     }
 
     #[cold]
-    fn lend_returned(&self, books: &mut Books, allocate: impl Fn(&mut Blocks) -> Option<u32>) -> Option<u32> {
-        if self.take_returns(books) == 0 { None } else { allocate(&mut books.blocks) }
+    fn lend_returned(&self, books: &Books, allocate: impl Fn(&Blocks) -> Option<u32>) -> Option<u32> {
+        if self.take_returns(books) == 0 { None } else { allocate(&books.blocks) }
     }
 
     /// Takes back what other threads gave back. Returns how many blocks that were.
-    fn take_returns(&self, books: &mut Books) -> usize {
+    fn take_returns(&self, books: &Books) -> usize {
         let taken = self.returns.take(|block| books.blocks.free(block));
-        books.returned_remotely += taken as u64;
+        books.returned_remotely.update(|count| count + taken as u64);
         taken
     }
 
     /// Gives a block back on the owner's thread while the pool lives. Returns whether that was so.
     #[inline]
     fn give_back_at_home(&self, block: u32) -> bool {
-        let Some(books) = self.books.get() else { return false };
-        {
-            let mut books = books.borrow_mut();
-            if !books.open {
-                return false;
-            }
-            books.blocks.free(block);
-        }
+        let Some(books) = self.books.get().filter(|books| books.open.get()) else { return false };
+        books.blocks.free(block);
         if let Some(bell) = self.returns.answer_at_home() {
             // Runs the program's waker, which may end the pool: nothing of this arena is used afterwards.
             bell.ring();
@@ -215,18 +161,30 @@ impl Arena {
         true
     }
 
-    /// Gives a block back, on any thread.
+    /// Gives the block that begins at `base` back, on any thread.
     ///
     /// # Safety
     ///
     /// The block was lent by `arena`, was not given back yet, and is used by nobody any more. The caller does not touch
     /// `arena` again on account of this block.
     #[inline]
-    pub(super) unsafe fn give_back(arena: NonNull<Arena>, block: u32) {
+    pub(super) unsafe fn give_back(arena: NonNull<Arena>, base: NonNull<u8>) {
         // SAFETY: a block that is lent keeps the header alive.
-        if unsafe { arena.as_ref() }.give_back_at_home(block) {
-            return;
+        let header = unsafe { arena.as_ref() };
+        let block = header.number(base);
+        if !header.give_back_at_home(block) {
+            // SAFETY: the block is still lent, and the caller gives it up with this call.
+            unsafe { Arena::give_back_elsewhere(arena, block) }
         }
+    }
+
+    /// Gives a block back on another thread than the owner's, or when the pool is gone.
+    ///
+    /// # Safety
+    ///
+    /// As for [`give_back`](Self::give_back).
+    #[inline(never)]
+    unsafe fn give_back_elsewhere(arena: NonNull<Arena>, block: u32) {
         // SAFETY: the block is still lent, so the header is alive, and the caller gives it up with this call. When the
         // owner's thread comes here the books are closed, and then so is the list.
         unsafe {
@@ -278,10 +236,7 @@ impl ArenaRef {
     /// The pool keeps this first hold, and closes the arena before dropping it.
     pub(super) fn open(config: &PoolConfig, bell: Arc<Bell>) -> io::Result<ArenaRef> {
         let bytes = config.bytes;
-        let (blocks, unit) = match config.kind {
-            PoolKind::Buddy => (Blocks::Buddy(Buddy::new(bytes)), PAGE),
-            PoolKind::Hybrid => (Blocks::Slabs(Slabs::new(bytes)), slabs::UNIT),
-        };
+        let blocks = Blocks::new(config.kind, bytes);
         let reserved = match config.huge_pages {
             HugePages::Reserved => Mapping::guarded_reserved_huge(bytes).ok(),
             HugePages::Never | HugePages::Advised => None,
@@ -296,35 +251,37 @@ impl ArenaRef {
             id: ArenaId::next(),
             map,
             registered: std::sync::atomic::AtomicU32::new(UNREGISTERED),
-            returns: Returns::with_bell(
-                u32::try_from(bytes / unit).expect("units are numbered in u32"),
-                bell,
-            ),
-            unit,
+            returns: Returns::with_bell(blocks.units(), bell),
+            unit_log2: blocks.unit_log2(),
             zeroes: config.zero_on_recycle,
             reserved_huge,
-            books: Owned::new(RefCell::new(Books { open: true, holds: 1, blocks, returned_remotely: 0 })),
+            books: Owned::new(Books {
+                open: Cell::new(true),
+                holds: Cell::new(1),
+                blocks,
+                returned_remotely: Cell::default(),
+            }),
         };
         Ok(ArenaRef { arena: NonNull::from(Box::leak(Box::new(arena))) })
     }
 
     /// One more hold.
     pub(super) fn hold(&self) -> ArenaRef {
-        let mut books = self.books().borrow_mut();
-        assert!(books.open, "holds are handed out by the pool, which closes the arena when it is dropped");
-        books.holds += 1;
+        let books = self.books();
+        assert!(
+            books.open.get(),
+            "holds are handed out by the pool, which closes the arena when it is dropped"
+        );
+        books.holds.update(|holds| holds + 1);
         ArenaRef { arena: self.arena }
     }
 
     /// The end of the pool: from now on whoever gives back the last block or hold frees the arena.
     pub(super) fn close(&self) {
-        let out = {
-            let mut books = self.books().borrow_mut();
-            assert!(books.open, "an arena is closed once, by its pool");
-            books.open = false;
-            self.header().returns.close(|block| books.blocks.free(block));
-            books.blocks.lent_blocks() + books.holds
-        };
+        let books = self.books();
+        assert!(books.open.replace(false), "an arena is closed once, by its pool");
+        self.header().returns.close(|block| books.blocks.free(block));
+        let out = books.blocks.lent_blocks() + books.holds.get();
         // SAFETY: this hold keeps the header alive. The list was closed above. Every block that is lent, and every
         // hold, will come to `leave` once, now that the books are closed; none that was given back will.
         let release = unsafe { Returns::settle(&raw const (*self.arena.as_ptr()).returns, out) };
@@ -359,29 +316,28 @@ impl ArenaRef {
     #[inline(always)]
     pub(super) fn try_alloc(&self, size: usize) -> Option<FixedBuf> {
         let header = self.header();
-        let block = header.lend(&mut self.books().borrow_mut(), |blocks| blocks.allocate(size))?;
-        let home = Home::Block { arena: self.arena, block };
+        let block = header.lend(self.books(), |blocks| blocks.allocate(size))?;
+        let home = Home::Block(self.arena);
         // SAFETY: the block was lent just now, to this buffer, which gives it back on drop; it is at least `size` bytes
         // long, and its address derives from the mapping, which outlives what is lent.
         Some(unsafe { FixedBuf::from_home(header.block(block), 0, size, home) })
     }
 
-    /// Lends a block that is no buffer: for the receive ring. With it goes the pointer to give it back to.
-    pub(super) fn lend_ring(&self, bytes: usize) -> Option<(NonNull<Arena>, u32)> {
-        let books = &mut self.books().borrow_mut();
-        let block = self.header().lend(books, |blocks| blocks.allocate_ring(bytes))?;
-        Some((self.arena, block))
+    /// Lends a block that is no buffer: for the receive ring. With its address goes the pointer to give it back to.
+    pub(super) fn lend_ring(&self, bytes: usize) -> Option<(NonNull<Arena>, NonNull<u8>)> {
+        let block = self.header().lend(self.books(), |blocks| blocks.allocate_ring(bytes))?;
+        Some((self.arena, self.header().block(block)))
     }
 
     /// Takes back what other threads gave back. Returns how many blocks that were.
     pub(super) fn reclaim(&self) -> usize {
-        let mut books = self.books().borrow_mut();
-        if books.open { self.header().take_returns(&mut books) } else { 0 }
+        let books = self.books();
+        if books.open.get() { self.header().take_returns(books) } else { 0 }
     }
 
     /// Whether nothing is lent, as far as the books know.
     pub(super) fn is_idle(&self) -> bool {
-        self.books().borrow().blocks.lent_blocks() == 0
+        self.books().blocks.lent_blocks() == 0
     }
 
     /// Says that the pool waits for a block. Returns whether some have come back already, which ring no more.
@@ -394,14 +350,14 @@ impl ArenaRef {
     pub(super) fn add_to(&self, stats: &mut PoolStats) {
         self.reclaim();
         let header = self.header();
-        let mut books = self.books().borrow_mut();
+        let books = self.books();
         stats.chunks += 1;
         stats.arena_bytes += self.len();
         stats.reserved_huge_bytes += if header.reserved_huge { self.len() } else { 0 };
         stats.free_bytes += books.blocks.free_bytes();
         stats.free_largest_bytes = stats.free_largest_bytes.max(books.blocks.free_largest_bytes());
         stats.blocks_out += books.blocks.lent_blocks();
-        stats.returned_remotely += books.returned_remotely;
+        stats.returned_remotely += books.returned_remotely.get();
     }
 
     #[inline]
@@ -411,23 +367,21 @@ impl ArenaRef {
     }
 
     #[inline]
-    fn books(&self) -> &RefCell<Books> {
+    fn books(&self) -> &Books {
         self.header().books.get().expect("an ArenaRef does not leave the thread that owns the arena")
     }
 }
 
 impl Drop for ArenaRef {
     fn drop(&mut self) {
-        {
-            let mut books = self.books().borrow_mut();
-            if books.open {
-                books.holds -= 1;
-                debug_assert!(
-                    books.holds > 0,
-                    "the pool's own hold is dropped after it has closed the arena"
-                );
-                return;
-            }
+        let books = self.books();
+        if books.open.get() {
+            books.holds.update(|holds| holds - 1);
+            debug_assert!(
+                books.holds.get() > 0,
+                "the pool's own hold is dropped after it has closed the arena"
+            );
+            return;
         }
         // SAFETY: the books are closed, so this hold was settled as one that is out; it keeps the header alive until
         // here and is not used again.

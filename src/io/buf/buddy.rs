@@ -5,17 +5,11 @@
 //! To allocate, take the smallest free block that is large enough and halve it until it fits; each upper half becomes
 //! free. To free, join with the buddy as long as the buddy is free too. Both take at most one step per order.
 //!
-//! **Kept blocks.** A server lends and frees the same size over and over, and would split and join the same blocks each
-//! time. So a few blocks that are freed are *kept* as they are, per order, and lent again in one step.
-//! They are joined as soon as that could matter to anyone:
-//! when no free block is large enough, or when somebody asks how large the largest is. So what can be lent is
-//! exactly what it would be without them, and after everything came back there is one block again.
-//!
 //! Everything is kept in a table beside the memory, one entry per page, never in the memory itself: what the kernel
 //! writes too late can spoil a buffer's bytes, not the books. The table also remembers each block's order, so a block
 //! is given back by its first page's number alone, and giving one back twice is found out.
 //!
-//! Freed blocks are taken again first, last in, first out: their lines are the ones still in the cache.
+//! Most blocks that come back never get here: `blocks` keeps them as they are for the next who asks.
 
 use super::PAGE;
 
@@ -28,10 +22,6 @@ pub(super) const ARENA_MAX: usize = PAGE << ORDER_MAX;
 /// The smallest arena, 64 KiB: sixteen pages. Less would not hold one receive ring of a useful size.
 pub(super) const ARENA_MIN: usize = 16 * PAGE;
 
-/// Blocks kept of each order: half of what one turn may hold at once in passing. They are joined when they are in the way,
-/// at most 608 of them, which takes some microseconds and was saved many times over before.
-const KEPT_MAX: u8 = 32;
-
 /// "No page", at the end of a free list.
 const NONE: u32 = u32::MAX;
 
@@ -42,8 +32,6 @@ enum Page {
     Inside,
     /// The first page of a free block; its neighbours on the free list of that order.
     Free { order: u8, previous: u32, next: u32 },
-    /// The first page of a block that was freed and is kept for the next of its order; the one below it.
-    Kept { order: u8, next: u32 },
     /// The first page of a block that is lent.
     Lent { order: u8 },
 }
@@ -56,8 +44,6 @@ pub(super) struct Buddy {
     heads: [u32; ORDER_MAX as usize + 1],
     /// Bit `k` is set when the free list of order `k` is not empty.
     available: u32,
-    /// The blocks that are kept, by order: the one that was freed last, and how many.
-    kept: [(u32, u8); ORDER_MAX as usize + 1],
     /// The order of the whole arena.
     top: u8,
     free_pages: u32,
@@ -71,12 +57,11 @@ impl Buddy {
             bytes.is_power_of_two() && (ARENA_MIN..=ARENA_MAX).contains(&bytes),
             "the pool checks the arena's size"
         );
-        let top = order_of(bytes).expect("the size was checked above");
+        let top = u8::try_from((bytes / PAGE).ilog2()).expect("the size was checked above");
         let mut buddy = Buddy {
             pages: vec![Page::Inside; bytes / PAGE].into_boxed_slice(),
             heads: [NONE; ORDER_MAX as usize + 1],
             available: 0,
-            kept: [(NONE, 0); ORDER_MAX as usize + 1],
             top,
             free_pages: 1 << top,
             lent_blocks: 0,
@@ -86,35 +71,20 @@ impl Buddy {
     }
 
     /// Lends a block of order `order` and returns its first page, or nothing if no free block is large enough.
-    #[inline]
     pub(super) fn allocate(&mut self, order: u8) -> Option<u32> {
-        let page = match self.take_kept(order) {
-            Some(page) => page,
-            None => self.split_or_join(order)?,
-        };
+        if order > self.top {
+            return None;
+        }
+        let page = self.split(order)?;
         self.pages[page as usize] = Page::Lent { order };
         self.free_pages -= 1 << order;
         self.lent_blocks += 1;
         Some(page)
     }
 
-    /// Takes a block that is not kept.
-    #[cold]
-    fn split_or_join(&mut self, order: u8) -> Option<u32> {
-        if order > self.top {
-            return None;
-        }
-        if let Some(page) = self.split(order) {
-            return Some(page);
-        }
-        self.join_kept();
-        self.split(order)
-    }
-
-    /// Takes back the block that begins at `page`.
-    #[inline]
-    pub(super) fn free(&mut self, page: u32) {
-        let Page::Lent { order } = self.pages[page as usize] else {
+    /// Takes back the block that begins at `page`, and makes it free, as one with all the buddies that are.
+    pub(super) fn free(&mut self, mut page: u32) {
+        let Page::Lent { mut order } = self.pages[page as usize] else {
             panic!(
                 "block {page} of an arena was given back, but it is not lent: {:?}",
                 self.pages[page as usize]
@@ -122,23 +92,17 @@ impl Buddy {
         };
         self.free_pages += 1 << order;
         self.lent_blocks -= 1;
-        let (head, count) = &mut self.kept[usize::from(order)];
-        if *count < KEPT_MAX {
-            *count += 1;
-            let next = std::mem::replace(head, page);
-            self.pages[page as usize] = Page::Kept { order, next };
-        } else {
-            self.join(page, order);
-        }
-    }
-
-    /// Joins the blocks that were kept with their buddies.
-    pub(super) fn join_kept(&mut self) {
-        for order in 0..=self.top {
-            while let Some(page) = self.take_kept(order) {
-                self.join(page, order);
+        self.pages[page as usize] = Page::Inside;
+        while order < self.top {
+            let buddy = page ^ (1 << order);
+            match self.pages[buddy as usize] {
+                Page::Free { order: same, .. } if same == order => self.unlist(buddy),
+                _ => break,
             }
+            page = page.min(buddy);
+            order += 1;
         }
+        self.list(page, order);
     }
 
     /// Bytes in blocks that are not lent.
@@ -147,28 +111,13 @@ impl Buddy {
     }
 
     /// Bytes in the largest free block: the largest size that can be lent now.
-    pub(super) fn free_largest_bytes(&mut self) -> usize {
-        self.join_kept();
+    pub(super) fn free_largest_bytes(&self) -> usize {
         self.available.checked_ilog2().map_or(0, |order| PAGE << order)
     }
 
     /// Blocks that are lent.
     pub(super) fn lent_blocks(&self) -> usize {
         self.lent_blocks as usize
-    }
-
-    /// Takes the block of this order that was kept last. The caller says what it is now.
-    #[inline]
-    fn take_kept(&mut self, order: u8) -> Option<u32> {
-        let (head, count) = &mut self.kept[usize::from(order)];
-        let page = *head;
-        // With none kept, the head is NONE, which is no page.
-        let &Page::Kept { next, .. } = self.pages.get(page as usize)? else {
-            panic!("page {page} is on a list of kept blocks, but not kept");
-        };
-        *head = next;
-        *count -= 1;
-        Some(page)
     }
 
     /// Takes the smallest free block that is large enough off its list, and halves it down to `order`. The caller says
@@ -187,22 +136,6 @@ impl Buddy {
             self.list(page + (1 << at), at);
         }
         Some(page)
-    }
-
-    /// Makes a block free, as one with all the buddies that are.
-    #[cold]
-    fn join(&mut self, mut page: u32, mut order: u8) {
-        self.pages[page as usize] = Page::Inside;
-        while order < self.top {
-            let buddy = page ^ (1 << order);
-            match self.pages[buddy as usize] {
-                Page::Free { order: same, .. } if same == order => self.unlist(buddy),
-                _ => break,
-            }
-            page = page.min(buddy);
-            order += 1;
-        }
-        self.list(page, order);
     }
 
     /// Puts the block on the free list of its order.
@@ -243,31 +176,11 @@ impl Buddy {
     }
 }
 
-/// The order of the smallest block that holds `bytes` (at least one page), or nothing if no arena has one.
-#[inline]
-pub(super) fn order_of(bytes: usize) -> Option<u8> {
-    if bytes > ARENA_MAX {
-        return None;
-    }
-    // How many bits the number of the last page has.
-    let last = bytes.saturating_sub(1) / PAGE;
-    u8::try_from(usize::BITS - last.leading_zeros()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn orders_are_the_smallest_power_of_two_that_holds() {
-        for (bytes, order) in [(0, 0), (1, 0), (PAGE, 0), (PAGE + 1, 1), (2 * PAGE, 1), (5 * PAGE, 3)] {
-            assert_eq!(order_of(bytes), Some(order), "{bytes} bytes");
-        }
-        assert_eq!(order_of(ARENA_MAX), Some(ORDER_MAX));
-        assert_eq!(order_of(ARENA_MAX + 1), None);
-    }
 
     // A block freed twice would later be lent to two buffers at once.
     #[test]
@@ -303,8 +216,6 @@ mod tests {
         fn lending_and_freeing_agree_with_a_map_of_pages(
             top in 4u8..8,
             steps in proptest::collection::vec((any::<bool>(), 0u8..8, any::<prop::sample::Index>()), 0..400),
-            // Asking joins what was kept; half of the runs never ask, so that they live with kept blocks.
-            ask in any::<bool>(),
         ) {
             let bytes = PAGE << top;
             let mut buddy = Buddy::new(bytes);
@@ -328,10 +239,8 @@ mod tests {
                 prop_assert_eq!(buddy.lent_blocks(), lent.len());
                 let free = model.0.iter().filter(|lent| !**lent).count();
                 prop_assert_eq!(buddy.free_bytes(), free * PAGE);
-                if ask {
-                    let largest = (0..=top).rev().find(|&order| model.can_lend(order));
-                    prop_assert_eq!(buddy.free_largest_bytes(), largest.map_or(0, |order| PAGE << order));
-                }
+                let largest = (0..=top).rev().find(|&order| model.can_lend(order));
+                prop_assert_eq!(buddy.free_largest_bytes(), largest.map_or(0, |order| PAGE << order));
             }
             for (page, _) in lent {
                 buddy.free(page);

@@ -93,7 +93,7 @@ impl Pool {
             changed: Cell::new(false),
             spare_looks: Cell::new(0),
             queue: Queue::default(),
-            meter: Arc::new(Meter::new(Arc::clone(&bell))),
+            meter: Arc::new(Meter::new(Arc::clone(&bell), config.zero_on_recycle)),
             bell,
             hits: Cell::new(0),
             misses: Cell::new(0),

@@ -61,17 +61,20 @@ pub struct FixedBuf {
     home: Home,
 }
 
-/// Where the memory goes when the buffer is dropped.
+/// Where the memory goes when the buffer is dropped. Which piece of that place it is, its address says.
+///
+/// No more than a word besides the tag: a buffer that was made just now is moved by words, each of which was written as one. A
+/// payload of two sizes is moved by words that straddle them, and the processor waits for both writes: half of what a
+/// buffer cost.
 pub(super) enum Home {
-    /// To the allocator, with the layout that `heap_layout` gives for the capacity.
+    /// To the allocator, as `allocate` got it.
     Heap,
     /// The same, and a pool keeps count.
     Metered(Arc<Meter>),
-    /// To an arena, as this block.
-    Block { arena: NonNull<Arena>, block: u32 },
-    /// To a receive ring, as the buffer that the kernel calls `bid`.
-    /// (As a `u32`, so that every home is two words that move as such.)
-    Ring { ring: NonNull<Ring>, bid: u32 },
+    /// To an arena.
+    Block(NonNull<Arena>),
+    /// To a receive ring.
+    Ring(NonNull<Ring>),
     /// Nowhere: it is part of the bytes of another buffer, which shows them to nobody any more and takes them home when
     /// the last part is gone.
     Part(Arc<FixedBuf>),
@@ -110,12 +113,13 @@ impl FixedBuf {
     #[track_caller]
     fn allocate(capacity: usize, home: Home) -> FixedBuf {
         let layout = heap_layout(capacity);
-        let base = if capacity == 0 {
-            layout.dangling_ptr()
-        } else {
-            // SAFETY: the layout is not of size zero.
-            NonNull::new(unsafe { alloc::alloc(layout) }).unwrap_or_else(|| alloc::handle_alloc_error(layout))
-        };
+        if capacity == 0 {
+            return FixedBuf { base: layout.dangling_ptr(), start: 0, len: 0, capacity, home };
+        }
+        // SAFETY: the layout is not of size zero.
+        let all = NonNull::new(unsafe { alloc::alloc(layout) });
+        let all = all.unwrap_or_else(|| alloc::handle_alloc_error(layout));
+        let base = if capacity < PAGE { all } else { begin_at_a_page(all, capacity) };
         FixedBuf { base, start: 0, len: 0, capacity, home }
     }
 
@@ -333,25 +337,49 @@ impl FixedBuf {
     }
 }
 
-/// How the heap is asked for `capacity` bytes: at a page from a page up (Direct I/O), else as `malloc` aligns.
+/// How the heap is asked for `capacity` bytes: as `malloc` aligns, and for a page or more with so much to spare that a
+/// page begins within, where Direct I/O needs the buffer to begin.
+///
+/// Asking the allocator itself for such an alignment costs more than twice as much, and glibc maps what is large and so
+/// aligned anew each time, page faults and all, which it does not with this.
 #[track_caller]
 fn heap_layout(capacity: usize) -> Layout {
-    let align = if capacity >= PAGE { PAGE } else { 16 };
-    Layout::from_size_align(capacity, align).expect("a buffer's capacity is at most isize::MAX")
+    let size = if capacity >= PAGE { capacity.checked_add(PAGE) } else { Some(capacity) };
+    let layout = size.and_then(|size| Layout::from_size_align(size, HEAP_ALIGN).ok());
+    layout.expect("a buffer's capacity is at most isize::MAX")
+}
+
+/// What `malloc` gives anyway.
+const HEAP_ALIGN: usize = 16;
+
+/// The first page that begins within an allocation for a buffer of `capacity` bytes. Where the allocation itself begins is noted
+/// right before that page.
+fn begin_at_a_page(all: NonNull<u8>, capacity: usize) -> NonNull<u8> {
+    let before = PAGE - all.addr().get() % PAGE;
+    // SAFETY: `all` is a multiple of 16, so `before` is from 16 to 4096, and the allocation is of `PAGE` bytes more than the capacity:
+    // there is room for a pointer before the page, and for all of the capacity from there on.
+    let base = unsafe {
+        let base = all.add(before);
+        base.cast::<NonNull<u8>>().sub(1).write(all);
+        base
+    };
+    // SAFETY: as above: what is left after the capacity is within the allocation.
+    poison(unsafe { base.add(capacity) }, PAGE - before);
+    base
 }
 
 impl Drop for FixedBuf {
     #[inline]
     fn drop(&mut self) {
         // The way of almost every buffer, apart from the others so that it is short.
-        if let Home::Block { arena, block } = self.home {
+        if let Home::Block(arena) = self.home {
             // SAFETY: the block that was lent keeps the header alive.
             if unsafe { arena.as_ref() }.zeroes() {
                 self.zero();
             }
             poison(self.base, self.capacity);
-            // SAFETY: the block was lent to this buffer, which is at its end, and nobody else has the bytes.
-            unsafe { Arena::give_back(arena, block) }
+            // SAFETY: the block at this address was lent to this buffer, which is at its end, and nobody else has the bytes.
+            unsafe { Arena::give_back(arena, self.base) }
         } else {
             self.drop_elsewhere();
         }
@@ -359,25 +387,29 @@ impl Drop for FixedBuf {
 }
 
 impl FixedBuf {
+    #[inline(never)]
     fn drop_elsewhere(&mut self) {
         match &self.home {
-            &Home::Ring { ring, bid } => {
+            &Home::Ring(ring) => {
                 // SAFETY: the buffer that was taken keeps the header alive.
                 if unsafe { ring.as_ref() }.zeroes() {
                     self.zero();
                 }
                 poison(self.base, self.capacity);
-                let bid = u16::try_from(bid).expect("ids of a receive ring have 16 bits");
-                // SAFETY: the buffer was taken for this value, which is at its end, and nobody else has the bytes.
-                unsafe { Ring::give_back(ring, bid) }
+                // SAFETY: the buffer at this address was taken for this value, which is at its end, and nobody else has the bytes.
+                unsafe { Ring::give_back(ring, self.base) }
             }
             Home::Heap => self.deallocate(),
             Home::Metered(meter) => {
+                let meter = Arc::clone(meter);
+                if meter.zeroes() {
+                    self.zero();
+                }
                 self.deallocate();
                 meter.subtract(self.capacity);
             }
             // The whole goes home when the count does.
-            Home::Part(_) | Home::Block { .. } => {}
+            Home::Part(_) | Home::Block(_) => {}
         }
     }
 
@@ -386,14 +418,20 @@ impl FixedBuf {
     fn zero(&mut self) {
         // SAFETY: `capacity` bytes from `base` are this buffer's alone.
         unsafe { self.base.write_bytes(0, self.capacity) };
+        // Somebody may look: else what is written to memory right before it is given back need not be written at all.
+        std::hint::black_box(self.base);
     }
 
     /// Gives the memory back to the allocator. For `drop` alone.
     fn deallocate(&self) {
-        if self.capacity > 0 {
-            // SAFETY: `allocate` got it with the layout of this very capacity, and this is the buffer's end.
-            unsafe { alloc::dealloc(self.base.as_ptr(), heap_layout(self.capacity)) };
-        }
+        let all = match self.capacity {
+            0 => return,
+            1..PAGE => self.base,
+            // SAFETY: `begin_at_a_page` wrote it there, and nobody else may write before a buffer.
+            _ => unsafe { self.base.cast::<NonNull<u8>>().sub(1).read() },
+        };
+        // SAFETY: `allocate` got it with the layout of this very capacity, and this is the buffer's end.
+        unsafe { alloc::dealloc(all.as_ptr(), heap_layout(self.capacity)) };
     }
 }
 
@@ -441,9 +479,9 @@ unsafe impl IoBuf for FixedBuf {
         match &self.home {
             Home::Heap | Home::Metered(_) => None,
             // SAFETY: what this buffer was lent keeps the header alive.
-            Home::Block { arena, .. } => unsafe { arena.as_ref() }.registration(),
+            Home::Block(arena) => unsafe { arena.as_ref() }.registration(),
             // SAFETY: likewise.
-            Home::Ring { ring, .. } => unsafe { ring.as_ref() }.registration(),
+            Home::Ring(ring) => unsafe { ring.as_ref() }.registration(),
             Home::Part(whole) => whole.registration(),
         }
     }

@@ -17,11 +17,19 @@ const AWAITED: usize = 1 << (usize::BITS - 1);
 pub(super) struct Meter {
     out: AtomicUsize,
     bell: Arc<Bell>,
+    /// Whether bytes are overwritten before they go back.
+    zeroes: bool,
 }
 
 impl Meter {
-    pub(super) fn new(bell: Arc<Bell>) -> Meter {
-        Meter { out: AtomicUsize::new(0), bell }
+    pub(super) fn new(bell: Arc<Bell>, zeroes: bool) -> Meter {
+        Meter { out: AtomicUsize::new(0), bell, zeroes }
+    }
+
+    /// Whether whoever gives bytes back overwrites them first.
+    #[cfg_attr(loom, expect(dead_code, reason = "loom's model does not reach it"))]
+    pub(super) fn zeroes(&self) -> bool {
+        self.zeroes
     }
 
     /// Bytes that are out.
@@ -84,7 +92,7 @@ mod loom_tests {
     /// The pool waits until both are back, and changes its waker once, as a future does that moves to another task.
     fn give_back_while_the_pool_waits() {
         let bell = Arc::new(Bell::new());
-        let meter = Arc::new(Meter::new(Arc::clone(&bell)));
+        let meter = Arc::new(Meter::new(Arc::clone(&bell), false));
         meter.add(2);
         for _ in 0..2 {
             let meter = Arc::clone(&meter);

@@ -39,14 +39,15 @@ unsafe impl<T: Send> Sync for Owned<T> {}
 impl<T> Owned<T> {
     /// `value`, to be seen by the running thread only.
     pub(super) fn new(value: T) -> Owned<T> {
-        Owned { thread: here(), value }
+        // A thread so far gone that it has no name is nobody's, also not its own.
+        let thread = if here() == 0 { usize::MAX } else { here() };
+        Owned { thread, value }
     }
 
     /// The value, if this is the thread that owns it.
     #[inline]
     pub(super) fn get(&self) -> Option<&T> {
-        // A thread so far gone that it has no name never equals a recorded 0, either.
-        (self.thread == here() && self.thread != 0).then_some(&self.value)
+        (self.thread == here()).then_some(&self.value)
     }
 }
 

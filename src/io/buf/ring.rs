@@ -33,8 +33,7 @@ use super::{PAGE, Registration};
 /// The header that the ring's buffers point to. See the module's prose.
 pub(super) struct Ring {
     arena: NonNull<Arena>,
-    /// The block of the arena, by its first page and by its address.
-    page: u32,
+    /// Where the block of the arena begins.
     base: NonNull<u8>,
     /// From one buffer to the next; at least `size`.
     stride: usize,
@@ -87,15 +86,23 @@ impl Ring {
         books.open
     }
 
-    /// Gives a buffer back, on any thread.
+    /// The id of the buffer that begins at `base`.
+    fn id_of(&self, base: NonNull<u8>) -> u16 {
+        let offset = base.addr().get() - self.base.addr().get();
+        u16::try_from(offset / self.stride).expect("ids of a receive ring have 16 bits")
+    }
+
+    /// Gives the buffer that begins at `base` back, on any thread.
     ///
     /// # Safety
     ///
-    /// `bid` was taken from `ring`, was not given back yet, and is used by nobody any more. The caller does not touch
+    /// The buffer was taken from `ring`, was not given back yet, and is used by nobody any more. The caller does not touch
     /// `ring` again on account of this buffer.
-    pub(super) unsafe fn give_back(ring: NonNull<Ring>, bid: u16) {
+    pub(super) unsafe fn give_back(ring: NonNull<Ring>, base: NonNull<u8>) {
         // SAFETY: a buffer that is taken keeps the header alive.
-        if unsafe { ring.as_ref() }.give_back_at_home(bid) {
+        let header = unsafe { ring.as_ref() };
+        let bid = header.id_of(base);
+        if header.give_back_at_home(bid) {
             return;
         }
         // SAFETY: the buffer is still taken, so the header is alive, and the caller gives it up with this call. When the
@@ -120,7 +127,7 @@ impl Ring {
                 poison(ring.base, usize::from(ring.count) * ring.stride);
                 // SAFETY: the block was lent to this ring, none of whose buffers is left; the kernel has no business
                 // there any more, as whoever dropped the `RingBlocks` saw to.
-                unsafe { Arena::give_back(ring.arena, ring.page) };
+                unsafe { Arena::give_back(ring.arena, ring.base) };
             }
         }
     }
@@ -139,13 +146,10 @@ impl ArenaRef {
         assert!(count > 0 && size > 0, "a receive ring has buffers, and they hold something");
         let stride =
             if size as usize >= PAGE { (size as usize).next_multiple_of(PAGE) } else { size as usize };
-        let (arena, page) = self.lend_ring(stride.checked_mul(usize::from(count))?)?;
-        // SAFETY: the block that was just lent keeps the header alive.
-        let base = unsafe { arena.as_ref() }.block(page);
+        let (arena, base) = self.lend_ring(stride.checked_mul(usize::from(count))?)?;
         unpoison(base, stride * usize::from(count));
         let ring = Ring {
             arena,
-            page,
             base,
             stride,
             size,
@@ -214,7 +218,7 @@ impl RingBlocks {
             assert!(!taken, "buffer {bid} of a receive ring was taken twice");
             books.taken_count += 1;
         }
-        let home = Home::Ring { ring: self.ring, bid: u32::from(bid) };
+        let home = Home::Ring(self.ring);
         // SAFETY: `size` bytes from `base` are the buffer's, which nobody else has: not another `FixedBuf` (checked
         // above), not the kernel (the caller says so). It is counted, so the header and the block stay until it is back.
         unsafe { FixedBuf::from_home(base, len, ring.size as usize, home) }

@@ -12,8 +12,7 @@
 //! ```
 //!
 //! Every step is constant work: take the list's first slab and its lowest free piece, so that the same few lines of the
-//! cache are used again. Of each class one slab without any piece lent stays a *spare*, so that one packet that comes and
-//! goes does not cut a slab anew each time; a spare is given up as soon as another class finds no empty slab.
+//! cache are used again. Most pieces that come back never get here: `blocks` keeps them as they are for the next who asks.
 //!
 //! What is larger than a slab (a receive ring) is lent as a *run* of slabs, found by looking at each: that happens once in
 //! a driver's life.
@@ -69,8 +68,6 @@ pub(super) struct Slabs {
     empty: u32,
     /// By class, the first slab that has a piece to lend.
     partial: [u32; CLASSES],
-    /// By class, the slab on the partial list that has no piece lent, or [`NONE`].
-    spare: [u32; CLASSES],
     free_bytes: usize,
     lent_blocks: usize,
 }
@@ -84,7 +81,6 @@ impl Slabs {
             slabs: vec![empty; bytes / SLAB].into_boxed_slice(),
             empty: NONE,
             partial: [NONE; CLASSES],
-            spare: [NONE; CLASSES],
             free_bytes: bytes,
             lent_blocks: 0,
         };
@@ -94,18 +90,13 @@ impl Slabs {
         slabs
     }
 
-    /// Lends a piece of at least `bytes` and returns its first unit, or nothing if there is none.
-    #[inline]
-    pub(super) fn allocate(&mut self, bytes: usize) -> Option<u32> {
-        let class = class_of(bytes)?;
+    /// Lends a piece of this class and returns its first unit, or nothing if there is none.
+    pub(super) fn allocate(&mut self, class: usize) -> Option<u32> {
         let mut at = self.partial[class];
         if at == NONE {
             at = self.cut(class)?;
         }
         let slab = &mut self.slabs[at as usize];
-        if slab.lent == 0 {
-            self.spare[class] = NONE;
-        }
         let piece = lowest_clear(&slab.bits);
         slab.bits[piece as usize / 64] |= 1 << (piece % 64);
         slab.lent += 1;
@@ -120,7 +111,6 @@ impl Slabs {
     /// Lends whole slabs in a row, `bytes` or more, and returns their first unit.
     pub(super) fn allocate_run(&mut self, bytes: usize) -> Option<u32> {
         let count = bytes.div_ceil(SLAB).max(1);
-        self.give_up_spares();
         let free = |run: &[Slab]| run.iter().all(|slab| slab.what == Use::Empty);
         let first = self.slabs.windows(count).position(free)?;
         let [first, count] = [first, count].map(|n| u32::try_from(n).expect("an arena has at most 1 GiB"));
@@ -134,7 +124,6 @@ impl Slabs {
     }
 
     /// Takes back the piece, or the run, that begins at `unit`.
-    #[inline]
     pub(super) fn free(&mut self, unit: u32) {
         let (at, within) = (unit / UNITS, unit % UNITS);
         let slab = &mut self.slabs[at as usize];
@@ -159,7 +148,7 @@ impl Slabs {
             self.list(at);
         }
         if lent == 0 {
-            self.became_empty(at, class);
+            self.uncut(at);
         }
     }
 
@@ -170,9 +159,8 @@ impl Slabs {
 
     /// The largest piece that could be lent now.
     pub(super) fn free_largest_bytes(&self) -> usize {
-        let whole = self.empty != NONE || self.spare.iter().any(|&spare| spare != NONE);
         let partial = self.partial.iter().rposition(|&first| first != NONE).map_or(0, |class| UNIT << class);
-        if whole { SLAB } else { partial }
+        if self.empty != NONE { SLAB } else { partial }
     }
 
     /// Pieces and runs that are lent.
@@ -181,11 +169,7 @@ impl Slabs {
     }
 
     /// Makes an empty slab one of `class`, and puts it on that list.
-    #[cold]
     fn cut(&mut self, class: usize) -> Option<u32> {
-        if self.empty == NONE {
-            self.give_up_spares();
-        }
         let at = self.empty;
         if at == NONE {
             return None;
@@ -199,25 +183,6 @@ impl Slabs {
         Some(at)
     }
 
-    /// A slab's last piece came back: it is its class's spare, or empty if there is one already.
-    fn became_empty(&mut self, at: u32, class: usize) {
-        if self.spare[class] == NONE {
-            self.spare[class] = at;
-        } else {
-            self.uncut(at);
-        }
-    }
-
-    /// Makes every spare an empty slab.
-    fn give_up_spares(&mut self) {
-        for class in 0..CLASSES {
-            let spare = std::mem::replace(&mut self.spare[class], NONE);
-            if spare != NONE {
-                self.uncut(spare);
-            }
-        }
-    }
-
     /// Makes a slab of which nothing is lent an empty one.
     fn uncut(&mut self, at: u32) {
         self.unlist(at);
@@ -225,7 +190,6 @@ impl Slabs {
         self.list(at);
     }
 
-    #[cold]
     fn free_run(&mut self, first: u32, count: u32) {
         for at in (first..first + count).rev() {
             self.slabs[at as usize].what = Use::Empty;
@@ -268,18 +232,7 @@ impl Slabs {
     }
 }
 
-/// The smallest class that holds `bytes`, or nothing if none does.
-#[inline]
-fn class_of(bytes: usize) -> Option<usize> {
-    if bytes > SLAB {
-        return None;
-    }
-    let units = bytes.div_ceil(UNIT).max(1).next_power_of_two();
-    Some(units.trailing_zeros() as usize)
-}
-
 /// The lowest bit that is clear. There is one.
-#[inline]
 fn lowest_clear(bits: &[u64; 4]) -> u32 {
     let mut base = 0;
     for &word in bits {
@@ -310,21 +263,13 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn classes_are_the_smallest_that_hold() {
-        for (bytes, class) in [(0, 0), (1, 0), (256, 0), (257, 1), (1500, 3), (4096, 4), (SLAB, 8)] {
-            assert_eq!(class_of(bytes), Some(class), "{bytes} bytes");
-        }
-        assert_eq!(class_of(SLAB + 1), None);
-    }
-
     // A piece freed twice would later be lent to two buffers at once.
     #[test]
     #[should_panic(expected = "was given back, but it is not lent")]
     fn a_piece_given_back_twice_is_found_out() {
         let mut slabs = Slabs::new(SLAB);
-        let piece = slabs.allocate(256).expect("the arena is empty");
-        let _other = slabs.allocate(256);
+        let piece = slabs.allocate(0).expect("the arena is empty");
+        let _other = slabs.allocate(0);
         slabs.free(piece);
         slabs.free(piece);
     }
@@ -334,22 +279,8 @@ mod tests {
     #[should_panic(expected = "was given back, but it is not lent")]
     fn the_middle_of_a_piece_is_none() {
         let mut slabs = Slabs::new(SLAB);
-        let piece = slabs.allocate(1024).expect("the arena is empty");
+        let piece = slabs.allocate(2).expect("the arena is empty");
         slabs.free(piece + 1);
-    }
-
-    // A spare that is not given up would make one class starve while another holds slabs that it does not use.
-    #[test]
-    fn a_spare_serves_another_class_when_it_is_needed() {
-        let mut slabs = Slabs::new(2 * SLAB);
-        let (small, large) = (slabs.allocate(1).expect("free"), slabs.allocate(SLAB).expect("free"));
-        slabs.free(small);
-        assert_eq!(slabs.free_largest_bytes(), SLAB);
-        let second = slabs.allocate(SLAB).expect("the spare of the small class");
-        assert_eq!(slabs.allocate(1), None);
-        slabs.free(large);
-        slabs.free(second);
-        assert!(slabs.allocate_run(2 * SLAB).is_some(), "all is empty again");
     }
 
     proptest! {
@@ -358,7 +289,7 @@ mod tests {
         #[test]
         fn lending_and_freeing_agree_with_a_map_of_units(
             count in 1usize..5,
-            steps in proptest::collection::vec((0u8..8, 1usize..70_000, any::<prop::sample::Index>()), 0..400),
+            steps in proptest::collection::vec((0u8..8, 0usize..CLASSES, any::<prop::sample::Index>()), 0..400),
         ) {
             let mut slabs = Slabs::new(count * SLAB);
             let mut model = vec![false; count * UNITS as usize];
@@ -369,29 +300,26 @@ mod tests {
                     *unit = to;
                 }
             };
-            for (what, size, which) in steps {
-                // Small sizes often, so that slabs hold several pieces.
-                let bytes = if what % 2 == 0 { size } else { size / 64 + 1 };
+            for (what, class, which) in steps {
+                // Small pieces often, so that slabs hold several.
+                let class = if what % 2 == 0 { class } else { class / 2 };
                 if what < 4 {
                     let free_slab = model.chunks_exact(UNITS as usize).any(|slab| slab.iter().all(|lent| !lent));
-                    let piece = if bytes > SLAB { None } else { slabs.allocate(bytes) };
-                    if bytes <= SLAB {
-                        let units = 1 << class_of(bytes).expect("it is not larger than a slab");
-                        prop_assert!(piece.is_some() || !free_slab, "an empty slab serves every class");
-                        if let Some(unit) = piece {
-                            prop_assert_eq!(unit as usize % units, 0, "a piece begins at a multiple of its size");
-                            mark(&mut model, unit, units, true);
-                            lent.push((unit, units));
-                        }
+                    let piece = slabs.allocate(class);
+                    prop_assert!(piece.is_some() || !free_slab, "an empty slab serves every class");
+                    if let Some(unit) = piece {
+                        prop_assert_eq!(unit % (1 << class), 0, "a piece begins at a multiple of its size");
+                        mark(&mut model, unit, 1 << class, true);
+                        lent.push((unit, 1 << class));
                     }
-                } else if what == 4 && size > SLAB {
+                } else if what == 4 {
                     let two_free = model
                         .chunks_exact(UNITS as usize)
                         .map(|slab| slab.iter().all(|lent| !lent))
                         .collect::<Vec<_>>()
                         .windows(2)
                         .any(|two| two == [true, true]);
-                    let run = slabs.allocate_run(size);
+                    let run = slabs.allocate_run(SLAB + 1);
                     prop_assert_eq!(run.is_some(), two_free);
                     if let Some(unit) = run {
                         mark(&mut model, unit, 2 * UNITS as usize, true);
@@ -406,7 +334,7 @@ mod tests {
                 prop_assert_eq!(slabs.free_bytes(), model.iter().filter(|lent| !**lent).count() * UNIT);
                 let largest = slabs.free_largest_bytes();
                 if largest > 0 {
-                    let unit = slabs.allocate(largest).expect("it said so");
+                    let unit = slabs.allocate((largest / UNIT).ilog2() as usize).expect("it said so");
                     slabs.free(unit);
                 }
             }
