@@ -7,8 +7,12 @@
 //!
 //! `VELOQ_RECYCLES` says how many buffers are recycled, `scripts/storm` runs a million.
 
-#![expect(unsafe_code, reason = "a waker with a vtable of its own")]
+#![expect(
+    unsafe_code,
+    reason = "a waker with a vtable of its own, and an allocator that looks at what comes back"
+)]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::{Future, poll_fn};
 use std::io::{self, BufRead, Write};
 use std::net::Ipv4Addr;
@@ -16,6 +20,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 use std::thread;
@@ -23,7 +28,7 @@ use std::time::Duration;
 
 use veloq::fs::{File, OpenOptions};
 use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, HybridPool, IoBuf, IoBufMut, PoolConfig, PoolKind};
-use veloq::net::{Shutdown, TcpListener, TcpStream};
+use veloq::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use veloq::runtime::Builder;
 use veloq::spawn_local;
 
@@ -50,7 +55,13 @@ async fn file() -> (File, tempfile::TempDir) {
     (options.open(dir.path().join("file")).await.expect("a file can be made"), dir)
 }
 
-/// Sends `buf` over a connection and into a file, and wants `abcdef` to arrive.
+/// Two sockets for messages.
+async fn datagrams() -> (UdpSocket, UdpSocket) {
+    let bind = async || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has ports");
+    (bind().await, bind().await)
+}
+
+/// Sends `buf` over a connection, into a file and as a message, alone and in each kind of list, and wants `abcdef` to arrive.
 async fn written<B: IoBuf>(buf: B) {
     let (here, there) = pair().await;
     let (sent, buf) = here.write_all(buf).await;
@@ -60,13 +71,30 @@ async fn written<B: IoBuf>(buf: B) {
     assert_eq!(bytes, b"abcdef", "{}", std::any::type_name::<B>());
 
     let (file, _dir) = file().await;
-    let (wrote, _buf) = file.write_all_at(buf, 0).await;
+    let (wrote, buf) = file.write_all_at(buf, 0).await;
     wrote.expect("the disk has room");
+    let (wrote, list) = file.write_vectored_at(vec![buf], 6).await;
+    assert_eq!(wrote.expect("the disk has room"), 6);
     let (read, bytes) = file.read_at(Vec::with_capacity(64), 0).await;
-    assert_eq!((read.expect("it can be read"), &bytes[..]), (6, &b"abcdef"[..]));
+    assert_eq!((read.expect("it can be read"), &bytes[..]), (12, &b"abcdefabcdef"[..]));
+
+    let [buf] = <[B; 1]>::try_from(list).ok().expect("it comes back");
+    let (sent, [buf]) = here.write_vectored([buf]).await;
+    assert_eq!(sent.expect("the peer is there"), 6);
+    let (sent, (_, buf)) = here.write_vectored(("-", buf)).await;
+    assert_eq!(sent.expect("the peer is there"), 7);
+    let (received, bytes) = there.read_exact(vec![0; 13]).await;
+    received.expect("so much was sent");
+    assert_eq!(bytes, b"abcdef-abcdef");
+
+    let (from, to) = datagrams().await;
+    let (sent, _buf) = from.send_to(buf, to.local_addr().expect("it is bound")).await;
+    assert_eq!(sent.expect("the peer is there"), 6);
+    let (received, bytes) = to.recv_from(Vec::with_capacity(64)).await;
+    assert_eq!((received.expect("it was sent").0, &bytes[..]), (6, &b"abcdef"[..]));
 }
 
-/// Reads six bytes into `buf` from a connection and from a file.
+/// Reads into `buf` from a connection, a file and a message, alone and in each kind of list.
 async fn read<B: IoBufMut>(buf: B) {
     let (here, there) = pair().await;
     there.write_all(b"abcdef").await.0.expect("the peer is there");
@@ -77,7 +105,23 @@ async fn read<B: IoBufMut>(buf: B) {
     let (file, _dir) = file().await;
     file.write_all_at(b"ghijkl", 0).await.0.expect("the disk has room");
     let (read, buf) = file.read_at(buf.into_inner(), 0).await;
-    assert_eq!((read.expect("it can be read"), &buf.slice(..6)[..]), (6, &b"ghijkl"[..]));
+    let buf = buf.slice(..6);
+    assert_eq!((read.expect("it can be read"), &buf[..]), (6, &b"ghijkl"[..]));
+    let (read, list) = file.read_vectored_at(vec![buf], 1).await;
+    let [buf] = <[_; 1]>::try_from(list).ok().expect("it comes back");
+    assert_eq!((read.expect("it can be read"), &buf[..5]), (5, &b"hijkl"[..]));
+
+    there.write_all(b"-mnopqr").await.0.expect("the peer is there");
+    let (read, (first, buf)) = here.read_vectored((Vec::with_capacity(1), buf)).await;
+    assert_eq!((read.expect("so much was sent"), &first[..], &buf[..]), (7, &b"-"[..], &b"mnopqr"[..]));
+    there.write_all(b"stuvwx").await.0.expect("the peer is there");
+    let (read, [buf]) = here.read_vectored([buf]).await;
+    assert_eq!((read.expect("so much was sent"), &buf[..]), (6, &b"stuvwx"[..]));
+
+    let (from, to) = datagrams().await;
+    from.send_to(b"yz!", to.local_addr().expect("it is bound")).await.0.expect("the peer is there");
+    let (received, buf) = to.recv_from(buf).await;
+    assert_eq!((received.expect("it was sent").0, &buf[..3]), (3, &b"yz!"[..]));
 }
 
 fn filled(mut buf: FixedBuf) -> FixedBuf {
@@ -415,6 +459,75 @@ fn consume(mut buf: FixedBuf, mark: u8, how: usize) {
         _ => {
             #[cfg(feature = "bytes")]
             check(&bytes::Bytes::from(buf), mark);
+        }
+    }
+}
+
+/// The system's allocator, which counts, of allocations for a buffer of one size, the bytes of a secret that are in them when they
+/// come back.
+struct Watching;
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+/// The capacity of the buffers that are looked at.
+static WATCHED: AtomicUsize = AtomicUsize::new(0);
+/// How many were, and the secret's bytes in them.
+static LOOKED_AT: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// The secret.
+const SECRET: u8 = 0xEE;
+
+/// A buffer's allocation may be a page larger, for the alignment.
+fn is_watched(layout: Layout) -> bool {
+    let watched = WATCHED.load(Ordering::Relaxed);
+    watched > 0 && [watched, watched + 4096].contains(&layout.size())
+}
+
+// SAFETY: the system's allocator, but for a look.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises, passed on. What is looked at later is initialised by this.
+        unsafe { if is_watched(layout) { System.alloc_zeroed(layout) } else { System.alloc(layout) } }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if is_watched(layout) {
+            // SAFETY: the block was zeroed by `alloc` and is the caller's until it has been given back.
+            let bytes = unsafe { std::slice::from_raw_parts(block, layout.size()) };
+            LOOKED_AT[0].fetch_add(1, Ordering::Relaxed);
+            LOOKED_AT[1].fetch_add(bytes.iter().filter(|&&byte| byte == SECRET).count(), Ordering::Relaxed);
+        }
+        // SAFETY: the caller's promises, passed on.
+        unsafe { System.dealloc(block, layout) };
+    }
+}
+
+// What a pool cannot give comes from the heap, where a secret that stays is in the next core dump as well. The allocator looks, since
+// nobody else may: whether the compiler has left the zeroes out, as nobody reads them before the memory is given back, shows there alone.
+#[test]
+fn a_pool_that_zeroes_does_so_with_what_came_from_the_heap() {
+    let mut config = PoolConfig::default();
+    (config.bytes, config.chunks_max) = (1 << 16, 1);
+    for zeroes in [true, false] {
+        config.zero_on_recycle = zeroes;
+        let buddy = BuddyPool::with_config(&config).expect("64 KiB can be mapped");
+        let hybrid = HybridPool::with_config(&config).expect("64 KiB can be mapped");
+        let _all = buddy.alloc(1 << 16);
+        let pools: [(&dyn BufPool, usize); 2] = [(&buddy, 3_777), (&hybrid, 77_777)];
+        for (pool, capacity) in pools {
+            WATCHED.store(capacity, Ordering::Relaxed);
+            LOOKED_AT.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+            let mut secret = pool.alloc(capacity);
+            secret.resize(capacity, SECRET);
+            let rest = secret.split_off(1_000);
+            drop(secret);
+            thread::spawn(move || drop(rest)).join().expect("dropping does not panic");
+            WATCHED.store(0, Ordering::Relaxed);
+            let [buffers, left] = LOOKED_AT.each_ref().map(|count| count.load(Ordering::Relaxed));
+            assert_eq!((pool.stats().misses, buffers), (1, 1), "void: it did not come from the heap");
+            // An address that is noted beside the buffer may have such bytes.
+            assert!(if zeroes { left <= 8 } else { left >= capacity }, "{left} bytes of the secret are left");
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Gid, Resource, Rlimit, Uid, geteuid, setrlimit};
@@ -117,6 +118,76 @@ fn under_a_small_limit_on_locked_memory_everything_runs_with_less_and_says_so() 
     let error = Builder::new().workers(2).require("registered_buffers").build().expect_err("it does not fit");
     assert_eq!(source::<Unavailable>(&error).need, "registered_buffers");
     build(2).expect("it is as before").block_on(work());
+}
+
+/// A control group within this process's, which this process is in, and which is gone with the value.
+struct Group {
+    own: PathBuf,
+    within: PathBuf,
+}
+
+impl Group {
+    /// With a limit on memory, if the hierarchy that counts it is there and lets itself be written to.
+    fn with_memory(bytes: u64) -> Option<Group> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let hierarchies = [
+            (":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("0::", "/sys/fs/cgroup", "memory.max"),
+        ];
+        hierarchies.into_iter().find_map(|(name, mount, limit)| {
+            let path = groups.lines().find_map(|line| Some(line.split_once(name)?.1))?;
+            let own = Path::new(mount).join(path.trim_start_matches('/'));
+            let within = own.join(format!("veloq-{}", std::process::id()));
+            std::fs::create_dir(&within).ok()?;
+            let group = Group { own, within };
+            std::fs::write(group.within.join(limit), bytes.to_string()).ok()?;
+            std::fs::write(group.within.join("cgroup.procs"), "0").ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let left = std::fs::write(self.own.join("cgroup.procs"), "0");
+        let removed = std::fs::remove_dir(&self.within);
+        assert!(removed.is_ok(), "{} stays: {left:?}, {removed:?}", self.within.display());
+    }
+}
+
+/// Pools that take all of their group's memory have the process killed by the kernel; smaller ones that are not reported are a riddle
+/// to whoever looks for why buffers come from the heap.
+#[test]
+fn under_a_small_limit_of_a_control_group_pools_are_smaller_and_say_so() {
+    let name = "under_a_small_limit_of_a_control_group_pools_are_smaller_and_say_so";
+    let Some(mib) = child(name, &[64, 24]) else { return };
+    let Some(_group) = Group::with_memory(mib << 20) else {
+        return eprintln!("not shown: no control group can be made here");
+    };
+    // A quarter for two workers: fewer chunks of 4 MiB, or less than one.
+    let share_kib = (mib << 10) / 4 / 2;
+    let found_kib = if share_kib >= 4096 { share_kib / 4096 * 4096 } else { 2048 };
+    let runtime = build(2).expect("there is memory for smaller pools");
+    for report in runtime.capabilities() {
+        eprintln!("{mib} MiB:\n{report}");
+        let line =
+            report.features.iter().find(|feature| feature.name == "pool_bytes").map(ToString::to_string);
+        let expected = format!(
+            "pool_bytes: in part: a quarter of the control group's memory has room for {found_kib} KiB for each worker, \
+             not for 32768; raise the group's memory limit"
+        );
+        assert!(line.as_ref().is_some_and(|line| line.starts_with(&expected)), "{line:?} is not {expected}");
+    }
+    runtime.block_on(async {
+        work().await;
+        spawn_to(WorkerId::new(1), work).await.expect("it works there as well");
+    });
+    let error =
+        Builder::new().workers(2).require("pool_bytes").build().expect_err("it is smaller than asked for");
+    let unavailable: &Unavailable = source(&error);
+    assert_eq!(unavailable.need, "pool_bytes");
+    assert!(unavailable.found.contains("a quarter of the control group's memory"), "{unavailable}");
+    assert!(unavailable.remedy.contains("raise the group's memory limit"), "{unavailable}");
 }
 
 /// Where not even the smallest ring fits, the program's user must learn which limit it was.

@@ -28,8 +28,11 @@
 //! A credit cannot bind the kernel, which takes what it needs for what has arrived, and programs keep buffers as long as
 //! they like: the ring can run *dry*. Then every seated socket that nobody reads from is *relieved*: what waits in ring
 //! buffers is copied to the heap (counted), the buffers go back, and its receive is cancelled. The reader that met the
-//! dry ring waits until its socket is readable and receives into a buffer of the pool or the heap. So a silent reader
-//! starves nobody.
+//! dry ring takes what is there into a buffer of the pool or the heap, by a call that does not wait; if nothing is there,
+//! it does so as soon as its socket is readable. So a silent reader starves nobody, and nobody is later than with the
+//! ring: the worker hears of data at the end of one turn, and the reader has it in the next. (To receive by an operation
+//! instead would take one turn more; to receive without waiting for the ring's word would let one busy socket keep the worker.)
+#![expect(unsafe_code, reason = "says how much of a buffer a call has filled")]
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -44,7 +47,7 @@ use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Sl
 use super::driver::{DriverConfig, DriverHandle, InFlight, Multishot, Op, SharedDescriptor};
 use super::op::{self, copy_of, net};
 use super::stash::{Reader, Stash, is_cancelled, is_dry};
-use crate::os::message;
+use crate::os::{self, message};
 
 /// A connected stream socket.
 pub(crate) struct Socket {
@@ -75,8 +78,10 @@ enum Next {
     Chunk(io::Result<FixedBuf>),
     /// Receive once: the socket has no seat.
     Once,
-    /// Receive without the ring: it is dry, or there is none.
-    WithoutRing,
+    /// Receive without the ring: it is dry.
+    Dry,
+    /// The same: there is none.
+    NoRing,
 }
 
 impl Socket {
@@ -165,12 +170,11 @@ impl Socket {
                 None => {}
                 Some(Err(error)) if is_cancelled(&error) => {}
                 Some(Err(error)) if is_dry(&error) => {
-                    self.driver.receivers().relieve();
-                    return Poll::Ready(Next::WithoutRing);
+                    return Poll::Ready(Next::Dry);
                 }
                 Some(Err(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     self.driver.receivers().forget_ring();
-                    return Poll::Ready(Next::WithoutRing);
+                    return Poll::Ready(Next::NoRing);
                 }
                 Some(chunk) => return Poll::Ready(Next::Chunk(chunk)),
             }
@@ -224,11 +228,47 @@ impl Socket {
     /// What follows a receive into a buffer that the kernel was to pick.
     fn picked(&self, answer: io::Result<FixedBuf>) -> Result<Step, io::Result<FixedBuf>> {
         match answer {
-            Err(error) if is_dry(&error) => self.driver.receivers().relieve(),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.driver.receivers().forget_ring(),
-            answer => return Err(answer),
+            Err(error) if is_dry(&error) => self.found_dry(),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.driver.receivers().forget_ring();
+                Ok(Step::Unreadable)
+            }
+            answer => Err(answer),
         }
-        Ok(Step::Unreadable)
+    }
+
+    /// What follows when the ring was dry.
+    fn found_dry(&self) -> Result<Step, io::Result<FixedBuf>> {
+        self.driver.receivers().relieve();
+        self.take_now(Step::Unreadable)
+    }
+
+    /// What follows when the wait is over.
+    fn waited<T>(&self, readable: io::Result<T>) -> Result<Step, io::Result<FixedBuf>> {
+        match readable {
+            Ok(_) => self.take_now(Step::Readable(message::DONT_WAIT)),
+            // A backend that cannot wait for readiness receives at once, and the buffer waits with it.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Step::Readable(0)),
+            Err(error) => Err(Err(error)),
+        }
+    }
+
+    /// Takes what is there, by a call that does not wait. What follows if nothing is, or `otherwise` if only the driver can receive.
+    fn take_now(&self, otherwise: Step) -> Result<Step, io::Result<FixedBuf>> {
+        let mut buf = self.driver.alloc(self.driver.receivers().buffer_bytes.get());
+        let received = self.fd.as_os().and_then(|fd| os::receive_now(fd, buf.spare_capacity_mut()));
+        match received {
+            Ok(bytes) => {
+                // SAFETY: the kernel has just written so many bytes to the room that it was shown, from the buffer's first on.
+                unsafe { buf.set_len(bytes) };
+                Err(Ok(buf))
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Step::Unreadable),
+                io::ErrorKind::Unsupported => Ok(otherwise),
+                _ => Err(Err(error)),
+            },
+        }
     }
 
     /// One receive into `buf`, to be submitted at once.
@@ -385,7 +425,7 @@ enum Step {
     Unreadable,
     /// It waits for that.
     Wait(InFlight<op::misc::Poll>),
-    /// It is to receive into a buffer of the pool, with these flags.
+    /// It is to receive into a buffer of the pool, with these flags, where that takes an operation.
     Readable(i32),
     /// It does.
     Receive(InFlight<net::Recv<FixedBuf>>),
@@ -410,15 +450,16 @@ impl Recv {
                         let pick = InFlight::submit(pick, &socket.driver, cx);
                         pick.map(Step::Pick).or_else(|answer| socket.picked(answer))
                     }
-                    Next::Once | Next::WithoutRing => Ok(Step::Unreadable),
+                    Next::Dry => socket.found_dry(),
+                    Next::Once | Next::NoRing => Ok(Step::Unreadable),
                 },
                 Step::Pick(pick) => socket.picked(ready!(pick.poll(cx))),
                 Step::Unreadable => {
                     let wait = op::misc::Poll { fd: Rc::clone(&socket.fd) };
                     let wait = InFlight::submit(wait, &socket.driver, cx);
-                    wait.map(Step::Wait).or_else(Step::waited)
+                    wait.map(Step::Wait).or_else(|answer| socket.waited(answer))
                 }
-                Step::Wait(wait) => Step::waited(ready!(wait.poll(cx))),
+                Step::Wait(wait) => socket.waited(ready!(wait.poll(cx))),
                 Step::Readable(flags) => {
                     let buf = socket.driver.alloc(socket.driver.receivers().buffer_bytes.get());
                     let receive = socket.receive(buf, *flags, net::kept_whole);
@@ -436,16 +477,6 @@ impl Recv {
 }
 
 impl Step {
-    /// What follows when the wait is over.
-    fn waited<T>(readable: io::Result<T>) -> Result<Step, io::Result<FixedBuf>> {
-        match readable {
-            Ok(_) => Ok(Step::Readable(message::DONT_WAIT)),
-            // A backend that cannot wait for readiness receives at once, and the buffer waits with it.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(Step::Readable(0)),
-            Err(error) => Err(Err(error)),
-        }
-    }
-
     /// What follows when something was received, or was not there after all.
     fn received((result, buf): BufResult<usize, FixedBuf>) -> Result<Step, io::Result<FixedBuf>> {
         match result {

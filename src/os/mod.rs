@@ -16,7 +16,7 @@ pub(crate) use system::{
     AcceptRoom, Affinity, BorrowedDescriptor, FileStatus, INTERRUPT_SIGNAL, Interruptible, OpenExtras,
     OpenHow, OwnedDescriptor, RawDescriptor, Registers, SystemPath, coarse_ns, direct_alignment, duplicate,
     error, file_kind, forget, handle_interrupts, interrupt, is_direct, lend, map, memlock_limit,
-    memory_limit, message, monotonic_ns, peer_name, preemptions, raw, reuse_address, reuse_port,
+    memory_limit, message, monotonic_ns, peer_name, preemptions, raw, receive_now, reuse_address, reuse_port,
     run_anywhere, set_len_otherwise, set_user_timeout, system_path, user_timeout,
 };
 

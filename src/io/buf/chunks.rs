@@ -355,7 +355,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::IoBuf;
+    use super::super::{HugePages, IoBuf};
     use super::*;
 
     const CHUNK: usize = 64 << 10;
@@ -399,6 +399,35 @@ mod tests {
             }
             let stats = pool.stats();
             assert_eq!((stats.chunks, stats.chunks_given_back, stats.returned_remotely), (1, 3, 4));
+        }
+    }
+
+    // Where nobody has set huge pages aside, and few have, a pool that wants them must work all the same, and say that it has none.
+    #[test]
+    fn a_pool_without_the_huge_pages_it_was_to_have_works_and_says_so() {
+        const HUGE: usize = 2 << 20;
+        for kind in [PoolKind::Buddy, PoolKind::Hybrid] {
+            let config = PoolConfig {
+                kind,
+                bytes: HUGE,
+                chunks_max: 2,
+                huge_pages: HugePages::Reserved,
+                ..PoolConfig::default()
+            };
+            let pool = Pool::new(&config).expect("2 MiB can be mapped");
+            let mut bufs: Vec<_> =
+                std::iter::repeat_with(|| pool.try_alloc(1 << 16)).map_while(|buf| buf).collect();
+            assert_eq!(bufs.len(), 64, "all of two chunks");
+            bufs.iter_mut().for_each(|buf| buf.resize(1 << 16, 7));
+            let stats = pool.stats();
+            assert!(stats.reserved_huge_bytes.is_multiple_of(HUGE), "a chunk has them or not: {stats:?}");
+            let set_aside = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
+            if set_aside.trim().parse() == Ok(0u64) {
+                assert_eq!(stats.reserved_huge_bytes, 0);
+            }
+            let config = PoolConfig { bytes: 64 << 10, ..config };
+            let small = Pool::new(&config).expect("64 KiB can be mapped");
+            assert_eq!(small.stats().reserved_huge_bytes, 0, "a chunk smaller than a huge page is of none");
         }
     }
 

@@ -118,6 +118,16 @@ mod tests {
         });
     }
 
+    // There is room for the alignment behind it, which the sanitizer takes for part of the allocation.
+    #[test]
+    fn a_step_beyond_a_buffer_of_the_heap() {
+        caught("a_step_beyond_a_buffer_of_the_heap", "use-after-poison", || {
+            let buf = FixedBuf::heap(5000);
+            read(buf.io_ptr().wrapping_add(4999));
+            read(buf.io_ptr().wrapping_add(5000));
+        });
+    }
+
     #[test]
     fn a_buffer_of_the_heap_is_used_after_it_was_dropped() {
         caught("a_buffer_of_the_heap_is_used_after_it_was_dropped", "heap-use-after-free", || {

@@ -1,7 +1,8 @@
-//! What socket2 does not ask of a socket, and options of which every system has its own idea.
+//! What socket2 does not ask of a socket, a receive that does not wait, and options of which every system has its own idea.
 #![expect(unsafe_code, reason = "one option has no safe call")]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -36,6 +37,15 @@ pub(crate) fn peer_name(socket: BorrowedFd<'_>) -> io::Result<SockAddr> {
         })
     }
     .map(|((), address)| address)
+}
+
+/// Receives what is there, without waiting. Returns how many bytes of `into` that are; 0 is the end.
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing is there.
+pub(crate) fn receive_now(socket: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    SockRef::from(&socket).recv_with_flags(into, libc::MSG_DONTWAIT)
 }
 
 /// Lets an address be bound again while connections of an earlier owner are still ending, or not.

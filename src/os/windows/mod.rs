@@ -32,7 +32,7 @@ pub(crate) use interrupt::{
 pub(crate) use limits::{memlock_limit, memory_limit};
 pub(crate) use path::{OpenExtras, OpenHow, SystemPath, system_path};
 pub(crate) use preemption::preemptions;
-pub(crate) use socket::{peer_name, reuse_address, reuse_port, set_user_timeout, user_timeout};
+pub(crate) use socket::{peer_name, receive_now, reuse_address, reuse_port, set_user_timeout, user_timeout};
 pub(crate) use status::{FileStatus, file_kind};
 #[cfg(feature = "backtrace")]
 pub(crate) use unwind::frames;

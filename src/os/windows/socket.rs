@@ -1,6 +1,7 @@
 //! Socket options of which every system has its own idea.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use socket2::{SockAddr, SockRef, Socket};
@@ -13,6 +14,15 @@ pub(crate) fn peer_name(socket: BorrowedDescriptor<'_>) -> io::Result<SockAddr> 
         BorrowedDescriptor::Socket(socket) => SockRef::from(&socket).peer_addr(),
         BorrowedDescriptor::Handle(_) => Err(io::ErrorKind::InvalidInput.into()),
     }
+}
+
+/// Receives what is there, without waiting. There is no such call for a socket of a port: only the driver can receive.
+///
+/// # Errors
+///
+/// `Unsupported`.
+pub(crate) fn receive_now(_: BorrowedDescriptor<'_>, _: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Lets an address be bound again while connections of an earlier owner are still ending. It can be in any case: the option of this name

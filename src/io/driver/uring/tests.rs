@@ -6,10 +6,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use io_uring::opcode;
+
 use super::UringDriver;
 use crate::io::buf::{BufPool, FixedBuf, IoBuf, Pool, PoolConfig, Registration};
 use crate::io::driver::budget::Budget;
-use crate::io::driver::{Descriptor, DriverConfig, DriverHandle, Op, PlatformDriver};
+use crate::io::driver::{Descriptor, Driver, DriverConfig, DriverHandle, Op, PlatformDriver, PlatformOp};
 use crate::io::op::fs::{ReadAt, WriteAt};
 use crate::io::op::misc::Nop;
 
@@ -110,6 +112,45 @@ fn chunks_are_registered_as_they_come_and_forgotten_as_they_go() {
     }
     assert_eq!(driver.counters().chunks_refused, 0);
     assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
+}
+
+/// A buffer of a chunk that came later would travel by its address as well, only slower: so the requests themselves are looked at.
+#[test]
+fn requests_go_by_the_index_of_whichever_chunk_their_buffer_is_of() {
+    let config = DriverConfig { receive_buffers: 0, ..DriverConfig::default() };
+    let mut driver = UringDriver::new(&config).expect("this kernel has io_uring");
+    let mut pool_config = PoolConfig::default();
+    (pool_config.bytes, pool_config.chunks_max) = (1 << 16, 2);
+    let pool = Pool::new(&pool_config).expect("some KiB can be mapped");
+    driver.register_buffers(&pool, &config);
+    let fd = Rc::new(Descriptor::Os(tempfile::tempfile().expect("a temporary file").into()));
+    let mut codes = |driver: &mut UringDriver, bufs: [FixedBuf; 2]| {
+        let [from, to] = bufs;
+        let mut write = WriteAt { fd: Rc::clone(&fd), buf: from, offset: 0, durable: false };
+        let mut read = ReadAt { fd: Rc::clone(&fd), buf: to, offset: 0 };
+        let entries = [write.encode(&mut (), driver), read.encode(&mut (), driver)];
+        let codes = entries.map(|entry| format!("{:?}", entry.expect("it can be encoded")));
+        (codes, [write.buf, read.buf])
+    };
+    let named = |codes: &[String; 2], expected: [u8; 2]| {
+        let is = |(code, expected): (&String, u8)| code.contains(&format!("op_code: {expected},"));
+        assert!(codes.iter().zip(expected).all(is), "{codes:?}");
+    };
+    let [by_address, by_index] =
+        [[opcode::Write::CODE, opcode::Read::CODE], [opcode::WriteFixed::CODE, opcode::ReadFixed::CODE]];
+    let first = [pool.alloc(1 << 15), pool.alloc(1 << 15)];
+    let grown = [pool.alloc(4096), pool.alloc(4096)];
+    assert_eq!(pool.stats().chunks, 2);
+    named(&codes(&mut driver, first).0, by_index);
+    let (said, grown) = codes(&mut driver, grown);
+    named(&said, by_address);
+    driver.update_buffers(pool.take_changes());
+    named(&codes(&mut driver, grown).0, by_index);
+    named(&codes(&mut driver, [FixedBuf::heap(4096), FixedBuf::heap(4096)]).0, by_address);
+    // Under an index of another ring's it would be other memory.
+    let other = Pool::fixed(1 << 16).expect("64 KiB can be mapped");
+    other.arena().set_registered(0);
+    named(&codes(&mut driver, [other.alloc(4096), other.alloc(4096)]).0, by_address);
 }
 
 /// What is over the worker's share must work as plain memory, not fail, and must be counted.
