@@ -305,17 +305,31 @@ mod tests {
         assert!(waiter.poll().is_none());
         let old = std::mem::take(&mut waiter.count);
         assert!(waiter.poll().is_none());
+        let mut second = Waiter::new(&pool, CHUNK);
+        assert!(second.poll().is_none());
+        let second_old = std::mem::take(&mut second.count);
+        assert!(second.poll().is_none());
         thread::spawn(move || drop(all)).join().expect("dropping does not panic");
         assert_eq!((old.0.load(Ordering::SeqCst), waiter.wakes()), (0, 1));
+        drop(waiter);
+        assert_eq!(
+            (second_old.0.load(Ordering::SeqCst), second.wakes()),
+            (0, 1),
+            "also of who was not the first"
+        );
     }
 
     // What can never be given must not be waited for.
     #[test]
     fn what_no_pool_could_give_comes_from_the_heap_at_once() {
-        let pool = pool();
-        let mut waiter = Waiter::new(&pool, CHUNK + 1);
-        assert!(waiter.poll().is_some_and(|buf| buf.capacity() == CHUNK + 1));
-        assert_eq!((pool.stats().misses, pool.stats().waiting), (1, 0));
+        for (kind, size) in [(PoolKind::Buddy, CHUNK + 1), (PoolKind::Hybrid, 2 * CHUNK + 1)] {
+            let config =
+                PoolConfig { kind, bytes: CHUNK, heap_bytes_max: 2 * CHUNK, ..PoolConfig::default() };
+            let pool = Pool::new(&config).expect("64 KiB can be mapped");
+            let mut waiter = Waiter::new(&pool, size);
+            assert!(waiter.poll().is_some_and(|buf| buf.capacity() == size));
+            assert_eq!((pool.stats().misses, pool.stats().waiting), (1, 0));
+        }
     }
 
     // The heap's share of a hybrid pool has room again when a buffer of it is dropped, which no list of blocks shows.
