@@ -115,6 +115,11 @@ impl Pool {
         self.core.chunks.borrow()[0].hold()
     }
 
+    /// A buffer of the heap on the pool's account, for what must not take up its room. It is no miss: the pool was not asked.
+    pub(crate) fn heap(&self, size: usize) -> FixedBuf {
+        FixedBuf::metered(size, &self.core.meter)
+    }
+
     /// From now on notes which chunks come and go, those that there are already first among them.
     pub(crate) fn watch(&self) {
         let came = self.core.chunks.borrow().iter().map(|chunk| ChunkChange::Came(chunk.hold())).collect();

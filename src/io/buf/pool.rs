@@ -98,7 +98,7 @@ pub struct PoolStats {
     pub chunks_given_back: u64,
     /// Bytes of the chunks that lie in huge pages which the administrator had set aside ([`HugePages::Reserved`]).
     pub reserved_huge_bytes: usize,
-    /// Bytes of the buffers that came from the heap and are still alive.
+    /// Bytes of the buffers that came from the heap and are still alive. With a worker's pool, what waits in its sockets is among them.
     pub heap_bytes: usize,
     /// Futures that wait in [`BufPool::alloc_async`].
     pub waiting: usize,
@@ -158,8 +158,9 @@ pub struct PoolConfig {
     pub heap_bytes_max: usize,
     /// Whether to use huge pages; [`HugePages::Advised`] by default.
     pub huge_pages: HugePages,
-    /// Whether a buffer's memory is overwritten with zeroes, all of its capacity, when it is dropped; off by default. No safe
-    /// call shows a buffer's former bytes in any case; this is for who fears a core dump, or `unsafe` code of their own.
+    /// Whether a buffer's memory is overwritten with zeroes, all of its capacity, when it is dropped; off by default. What the pool took
+    /// from the heap is, too. No safe call shows a buffer's former bytes in any case; this is for who fears a core dump, or `unsafe` code
+    /// of their own.
     pub zero_on_recycle: bool,
 }
 

@@ -707,6 +707,11 @@ impl DriverHandle {
         }
     }
 
+    /// A buffer from the heap, on account of the worker's pool.
+    pub(crate) fn heap(&self, size: usize) -> FixedBuf {
+        self.0.pool.get().map_or_else(|| FixedBuf::heap(size), |pool| pool.heap(size))
+    }
+
     /// What wakes this driver from any thread.
     pub(crate) fn unparker(&self) -> Unparker {
         on_backend!(&self.0.core.borrow().backend, driver => driver.unparker())

@@ -14,7 +14,7 @@ pub mod misc;
 pub mod net;
 
 use crate::io::buf::{BufResult, FixedBuf, IoBufMut, IoBufMutVec, IoBufVec};
-use crate::io::driver::{Completion, Op, Operation};
+use crate::io::driver::{Completion, DriverHandle, Op, Operation};
 
 /// The most bytes one operation transfers: what Linux calls `MAX_RW_COUNT`, 2^31 less a page.
 pub(crate) const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
@@ -49,9 +49,11 @@ pub(crate) fn filled_vec<V: IoBufMutVec>(mut bufs: V, completion: Completion) ->
     (result, bufs)
 }
 
-/// A copy of the first `bytes` of what was read into `bufs`: for an answer that nobody waits for any more.
+/// A copy of the first `bytes` of what was read into `bufs`: for an answer that nobody waits for any more. It is on account of the
+/// worker's pool, which counts it, and overwrites it in the end if it does that.
 pub(crate) fn copy_of<V: IoBufVec>(bufs: &V, bytes: usize) -> FixedBuf {
-    let mut copy = FixedBuf::heap(bytes);
+    let driver = DriverHandle::try_current();
+    let mut copy = driver.map_or_else(|| FixedBuf::heap(bytes), |driver| driver.heap(bytes));
     bufs.io_each(|part, len| {
         let wanted = len.min(copy.capacity() - copy.len());
         // SAFETY: `IoBufVec` promises `len` initialised bytes at `part`, that nobody else writes while `bufs` is borrowed;
