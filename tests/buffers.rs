@@ -108,7 +108,7 @@ async fn read<B: IoBufMut>(buf: B) {
     let buf = buf.slice(..6);
     assert_eq!((read.expect("it can be read"), &buf[..]), (6, &b"ghijkl"[..]));
     let (read, list) = file.read_vectored_at(vec![buf], 1).await;
-    let [buf] = <[_; 1]>::try_from(list).ok().expect("it comes back");
+    let [buf] = <[_; 1]>::try_from(list).expect("it comes back");
     assert_eq!((read.expect("it can be read"), &buf[..5]), (5, &b"hijkl"[..]));
 
     there.write_all(b"-mnopqr").await.0.expect("the peer is there");
@@ -317,6 +317,7 @@ fn a_recycled_buffer_shows_nothing_of_its_former_lives() {
             drop(elsewhere);
             dropper.join().expect("dropping does not panic");
             assert!(met.iter().all(|&count| count > recycles / 200), "a void run: {met:?}");
+            eprintln!("{kind:?}: short, empty, failed, timed out, dropped and picked reads: {met:?}");
         });
     }
 }

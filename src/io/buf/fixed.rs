@@ -401,7 +401,6 @@ impl FixedBuf {
             }
             Home::Heap => self.deallocate(),
             Home::Metered(meter) => {
-                let meter = Arc::clone(meter);
                 if meter.zeroes() {
                     self.zero();
                 }
@@ -413,10 +412,10 @@ impl FixedBuf {
         }
     }
 
-    /// Overwrites all its bytes, whoever wrote them.
+    /// Overwrites all its bytes, whoever wrote them. For `drop` alone.
     #[cold]
-    fn zero(&mut self) {
-        // SAFETY: `capacity` bytes from `base` are this buffer's alone.
+    fn zero(&self) {
+        // SAFETY: `capacity` bytes from `base` are this buffer's alone, and this is its end: nobody reads them any more.
         unsafe { self.base.write_bytes(0, self.capacity) };
         // Somebody may look: else what is written to memory right before it is given back need not be written at all.
         std::hint::black_box(self.base);
@@ -427,8 +426,14 @@ impl FixedBuf {
         let all = match self.capacity {
             0 => return,
             1..PAGE => self.base,
-            // SAFETY: `begin_at_a_page` wrote it there, and nobody else may write before a buffer.
-            _ => unsafe { self.base.cast::<NonNull<u8>>().sub(1).read() },
+            _ => {
+                // SAFETY: `begin_at_a_page` wrote it there, and nobody else may write before a buffer.
+                let all = unsafe { self.base.cast::<NonNull<u8>>().sub(1).read() };
+                let before = self.base.addr().get() - all.addr().get();
+                // SAFETY: as there. From here on it is the allocator's.
+                unpoison(unsafe { self.base.add(self.capacity) }, PAGE - before);
+                all
+            }
         };
         // SAFETY: `allocate` got it with the layout of this very capacity, and this is the buffer's end.
         unsafe { alloc::dealloc(all.as_ptr(), heap_layout(self.capacity)) };
