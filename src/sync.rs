@@ -15,7 +15,8 @@
 //! what makes a protocol right, the code asks [`mutant`] whether to leave it out. In a program the answer is a constant
 //! `false`, and the question is gone after compilation. In a model, `model::catches` puts that one bug back and
 //! asserts that loom finds it; `model::holds` asserts that without it nothing is found. What is no matter of interleavings, such as
-//! the drain of a driver's end, has an ordinary test for its model, and [`caught`] runs that against the bug.
+//! the drain of a driver's end, has an ordinary test for its model, and `caught` runs that against the bug.
+
 #[cfg(not(loom))]
 mod real {
     pub(crate) use std::cell::Cell;
