@@ -651,7 +651,7 @@ fn give_back_against_wake() {
     woken.join().expect("it does not panic");
     if sleeps {
         assert!(handle.is_finished() || unparks.load(Relaxed) > 0, "it sleeps, and its task is ready");
-        local.mailbox().doorbell().wake_up();
+        let _ = local.mailbox().doorbell().wake_up();
     }
     turn(&local);
     assert!(handle.is_finished(), "a wake was lost");
