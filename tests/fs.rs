@@ -466,12 +466,11 @@ async fn names_are_given_and_taken() {
     fs::remove_file(&to).await.expect("it is there");
     fs::remove_dir(&deep).await.expect("it is empty");
     assert!(!oracle::exists(&deep).expect("it can be asked"));
-    // Windows writes what is in a directory by itself, and opens none as a file.
-    #[cfg(unix)]
-    {
-        let file = File::open(dir.path()).await.expect("a directory can be opened");
-        file.sync_all().await.expect("a directory can be synced");
-    }
+    fs::sync_dir(dir.path()).await.expect("a directory can be synced");
+    fs::sync_dir(&deep).await.expect_err("one that is not there cannot");
+    fs::write(dir.path().join("file"), "").await.0.expect("a file");
+    let file = fs::sync_dir(dir.path().join("file")).await.expect_err("a file is no directory");
+    assert_eq!(file.kind(), io::ErrorKind::NotADirectory);
 }
 
 // A batch boundary is where an entry could be lost or listed twice, and a dropped future where a batch could.

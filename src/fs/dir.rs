@@ -1,18 +1,17 @@
 //! Names: giving, taking away, and the directories they stand in.
 //!
 //! A dropped future may have done its work all the same. What must survive a crash of the machine (a rename that replaces
-//! a file) needs the directory synced afterwards: open it as a [`File`](super::File) and call
-//! [`sync_all`](super::File::sync_all).
+//! a file) needs the directory synced afterwards: [`sync_dir`].
 
 use std::io;
 use std::path::Path;
 
-use super::metadata;
+use super::{File, metadata};
 use crate::io::op::{
     self,
-    fs::{MakeDirectory, Remove, Rename},
+    fs::{MakeDirectory, Open, Remove, Rename},
 };
-use crate::os::system_path;
+use crate::os::{OpenHow, system_path};
 
 /// The permission bits of a new directory, before the process's umask takes some away: as std has it.
 const DIRECTORY_MODE: u32 = 0o777;
@@ -108,6 +107,38 @@ pub async fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
         create_unless_there(dir).await?;
     }
     Ok(())
+}
+
+/// Waits until the names in a directory are on the device: files made, renamed or removed in it before.
+///
+/// It does for a directory what [`File::sync_all`] does for a file, on systems that open directories as files (Linux) and on those that
+/// do so only if asked in another way (Windows).
+///
+/// ```
+/// use veloq::fs;
+///
+/// #[veloq::main(workers = 1)]
+/// async fn main() -> std::io::Result<()> {
+///     # let dir = tempfile::tempdir()?;
+///     # let dir = dir.path();
+///     let (written, _) = fs::write(dir.join("new"), "content").await;
+///     written?;
+///     fs::rename(dir.join("new"), dir.join("file")).await?;
+///     fs::sync_dir(dir).await
+/// }
+/// ```
+///
+/// # Errors
+///
+/// What the operating system said, as `NotFound`, `NotADirectory`, or, on Windows, `PermissionDenied` to who may not write to it.
+/// `InvalidInput` for a path with a zero byte in it.
+///
+/// # Panics
+///
+/// When polled outside a worker.
+pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
+    let open = Open { path: system_path(path.as_ref())?, how: OpenHow::directory(), direct: false };
+    File::new(op::start(open).await?, None).sync_all().await
 }
 
 /// Makes a directory, or finds one there.

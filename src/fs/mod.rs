@@ -50,7 +50,7 @@ mod read_dir;
 mod transfer;
 
 pub use crate::io::op::fs::Allocation;
-pub use dir::{create_dir, create_dir_all, remove_dir, remove_file, rename};
+pub use dir::{create_dir, create_dir_all, remove_dir, remove_file, rename, sync_dir};
 pub use direct::{Alignment, Buffering, Misaligned};
 pub use file::{AllocateFile, File, SyncFile, read, read_to_string, write};
 pub use metadata::{FileType, Metadata, exists, metadata, symlink_metadata};

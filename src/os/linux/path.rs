@@ -82,6 +82,11 @@ impl OpenHow {
         OpenHow { flags: access | creation | direct | durable | custom, mode: extras.mode }
     }
 
+    /// A directory, to be synced.
+    pub(crate) fn directory() -> OpenHow {
+        OpenHow { flags: libc::O_RDONLY | libc::O_DIRECTORY, mode: 0 }
+    }
+
     /// Whether it is opened for Direct I/O.
     pub(crate) fn is_direct(&self) -> bool {
         self.flags & libc::O_DIRECT != 0

@@ -5,8 +5,9 @@ use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::OwnedHandle;
 use std::path::{Path, PathBuf};
 
+use windows_sys::Win32::Foundation::ERROR_DIRECTORY;
 use windows_sys::Win32::Storage::FileSystem::{
-    FILE_FLAG_NO_BUFFERING, FILE_FLAG_OVERLAPPED, FILE_FLAG_WRITE_THROUGH,
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_NO_BUFFERING, FILE_FLAG_OVERLAPPED, FILE_FLAG_WRITE_THROUGH,
 };
 
 use crate::os::Wanted;
@@ -51,6 +52,8 @@ impl OpenExtras {
 pub(crate) struct OpenHow {
     options: std::fs::OpenOptions,
     direct: bool,
+    /// Whether it must be a directory.
+    directory: bool,
 }
 
 impl OpenHow {
@@ -82,7 +85,14 @@ impl OpenHow {
         if let Some(flags) = extras.security_qos_flags {
             options.security_qos_flags(flags);
         }
-        OpenHow { options, direct: flags & FILE_FLAG_NO_BUFFERING != 0 }
+        OpenHow { options, direct: flags & FILE_FLAG_NO_BUFFERING != 0, directory: false }
+    }
+
+    /// A directory, to be synced: that is granted only to who may write to it.
+    pub(crate) fn directory() -> OpenHow {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS);
+        OpenHow { options, direct: false, directory: true }
     }
 
     /// Whether it is opened for Direct I/O.
@@ -96,6 +106,10 @@ impl OpenHow {
     ///
     /// What the system said.
     pub(crate) fn open(&self, path: &Path) -> io::Result<OwnedHandle> {
-        self.options.open(path).map(OwnedHandle::from)
+        let opened = self.options.open(path)?;
+        if self.directory && !opened.metadata()?.is_dir() {
+            return Err(io::Error::from_raw_os_error(ERROR_DIRECTORY.cast_signed()));
+        }
+        Ok(opened.into())
     }
 }

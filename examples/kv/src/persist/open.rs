@@ -429,8 +429,7 @@ pub(super) async fn remove(path: &Path) -> Result<(), PersistError> {
 }
 
 async fn sync_dir(dir: &Path) -> Result<(), PersistError> {
-    let file = File::open(dir).await.map_err(PersistError::io("open", dir))?;
-    file.sync_all().await.map_err(PersistError::io("sync", dir))
+    fs::sync_dir(dir).await.map_err(PersistError::io("sync", dir))
 }
 
 /// A number that clients cannot guess: the hash of nothing under the random keys that std gives its tables.
