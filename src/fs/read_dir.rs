@@ -60,7 +60,7 @@ const CALL: &str = "listing a directory";
 pub async fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
     let path = path.as_ref().to_owned();
     let threads = Arc::clone(DriverHandle::current().threads());
-    let first = threads.submit_silently(CALL, move || std::fs::read_dir(path).map(fetch))?;
+    let first = threads.submit_silently(CALL, move || std::fs::read_dir(path).map(Box::new).map(fetch))?;
     let batch = first.await.map_err(JobFailed::into_error)??;
     let mut entries = ReadDir { state: State::Ended, batch: VecDeque::new(), threads };
     entries.take(batch);
@@ -78,7 +78,8 @@ pub struct ReadDir {
 
 #[derive(Debug)]
 enum State {
-    Open(std::fs::ReadDir),
+    /// In a box: where std keeps an entry in it, it is much larger than the rest.
+    Open(Box<std::fs::ReadDir>),
     Fetching(Answer<Batch>),
     Ended,
 }
@@ -86,7 +87,7 @@ enum State {
 /// Some entries, and the directory if there may be more.
 struct Batch {
     entries: VecDeque<io::Result<DirEntry>>,
-    rest: Option<std::fs::ReadDir>,
+    rest: Option<Box<std::fs::ReadDir>>,
 }
 
 impl ReadDir {
@@ -134,7 +135,7 @@ impl ReadDir {
 }
 
 /// Reads a batch. Runs on a thread of the pool.
-fn fetch(mut dir: std::fs::ReadDir) -> Batch {
+fn fetch(mut dir: Box<std::fs::ReadDir>) -> Batch {
     let entries: VecDeque<_> = dir.by_ref().take(BATCH_ENTRIES).map(|entry| DirEntry::new(&entry?)).collect();
     let rest = (entries.len() == BATCH_ENTRIES).then_some(dir);
     Batch { entries, rest }

@@ -23,7 +23,7 @@ pub(crate) use system::{
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) use linux::{captured, machines};
 #[cfg(windows)]
-pub(crate) use windows::{AttachedTo, ConsoleEvent, Events, ReadAddresses};
+pub(crate) use windows::{AttachedTo, ConsoleEvent, Events, ReadAddresses, internet_address};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -114,18 +114,25 @@ impl AcceptRoom {
                 &raw mut remote_len,
             );
         }
-        let bytes = usize::try_from(remote_len).ok()?;
-        let mut storage = SockAddrStorage::zeroed();
-        if remote.is_null() || bytes > size_of::<SockAddrStorage>() {
-            return None;
-        }
-        // SAFETY: so many bytes of an address are at `remote`, within the block, and there is room for them.
-        let address = unsafe {
-            ptr::copy_nonoverlapping(remote.cast::<u8>(), (&raw mut storage).cast(), bytes);
-            SockAddr::new(storage, remote_len)
-        };
-        address.as_socket()
+        // SAFETY: so many bytes of an address are at `remote`, within the block, if there is one.
+        if remote.is_null() { None } else { unsafe { internet_address(remote, remote_len) } }
     }
+}
+
+/// The internet address that Winsock has written, if it is one.
+///
+/// # Safety
+///
+/// `bytes` of an address can be read at `address`.
+pub(crate) unsafe fn internet_address(address: *const SOCKADDR, bytes: i32) -> Option<SocketAddr> {
+    let count = usize::try_from(bytes).ok().filter(|count| *count <= size_of::<SockAddrStorage>())?;
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: they can be read, as the caller says, and there is room for them; of what is zero, family 0 is no address.
+    let copied = unsafe {
+        ptr::copy_nonoverlapping(address.cast::<u8>(), (&raw mut storage).cast(), count);
+        SockAddr::new(storage, bytes)
+    };
+    copied.as_socket()
 }
 
 impl fmt::Debug for AcceptRoom {

@@ -129,11 +129,13 @@ unsafe extern "system" fn on_event(control: u32) -> BOOL {
     if !come(event) {
         return 0;
     }
+    if matches!(control, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+        return 1;
+    }
     // To return would end the process: the console is going, and the program has some seconds left.
-    while !matches!(control, CTRL_C_EVENT | CTRL_BREAK_EVENT) {
+    loop {
         std::thread::park();
     }
-    1
 }
 
 /// The event has come. Whether anybody has ever waited for it.

@@ -19,7 +19,7 @@ mod topology;
 #[cfg(feature = "backtrace")]
 mod unwind;
 
-pub(crate) use accept::{AcceptRoom, ReadAddresses};
+pub(crate) use accept::{AcceptRoom, ReadAddresses, internet_address};
 pub(crate) use affinity::{Affinity, run_anywhere};
 pub(crate) use clock::{coarse_ns, monotonic_ns};
 pub(crate) use console::{ConsoleEvent, Events};

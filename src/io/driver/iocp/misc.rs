@@ -40,7 +40,10 @@ unsafe impl PlatformOp<IocpDriver> for Close {
     fn encode(&mut self, block: &mut Block<Work>, driver: &mut IocpDriver) -> io::Result<Request> {
         match self.descriptor.take().expect("a close is encoded once") {
             Descriptor::Os(descriptor) if matches!(os::raw(&descriptor), os::RawDescriptor::Handle(_)) => {
-                block.job(driver, "closing a file", move || Ok(drop(descriptor)).map(|()| Done::Number(0)))
+                block.job(driver, "closing a file", move || {
+                    drop(descriptor);
+                    Ok(Done::Number(0))
+                })
             }
             descriptor => {
                 drop(descriptor);

@@ -71,8 +71,8 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Networking::WinSock::{
     SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKADDR, SOCKET, SOL_SOCKET, WSABUF,
-    WSAECONNABORTED, WSAECONNRESET, WSAEMSGSIZE, WSAGetOverlappedResult, WSARecv, WSARecvFrom, WSASend,
-    WSASendTo, setsockopt,
+    WSAECONNABORTED, WSAECONNRESET, WSAEMSGSIZE, WSAGetOverlappedResult, WSAMSG, WSARecv,
+    WSASend, WSASendTo, setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{ReadFile, WriteFile};
 use windows_sys::Win32::System::IO::{
@@ -245,12 +245,7 @@ enum Call {
         parts: Parts,
         flags: u32,
     },
-    ReceiveFrom {
-        part: WSABUF,
-        flags: u32,
-        from: *mut SOCKADDR,
-        from_len: *mut i32,
-    },
+    ReceiveMessage(*mut WSAMSG),
     Send {
         parts: Parts,
     },
@@ -458,8 +453,8 @@ impl IocpDriver {
         let (socket, none) = (target.socket(), None);
         let mut bytes = 0;
         let raw: *mut OVERLAPPED = overlapped.cast();
-        // SAFETY, for every call below as well: `raw` is in the operation's slot and not in use: it was never shown, or its
-        // packet was taken. The handle is open as long as the operation, which owns a count of it. The memory that the call
+        // SAFETY: this holds for every call below as well. `raw` is in the operation's slot and not in use: it was never shown, or
+        // its packet was taken. The handle is open as long as the operation, which owns a count of it. The memory that the call
         // reads or writes later is in the slot or owned by what is there (`PlatformOp`'s contract), and the slot outlives the
         // packet (module docs). Lists of parts and `flags` are read, and `bytes` is written, within the call only.
         unsafe { raw.write(OVERLAPPED::default()) };
@@ -476,12 +471,10 @@ impl IocpDriver {
                 // SAFETY: as above.
                 unsafe { WSARecv(socket, list, count, &raw mut bytes, &raw mut wanted, raw, none) == 0 }
             }
-            Call::ReceiveFrom { part, flags: mut wanted, from, from_len } => {
-                let (bytes, flags) = (&raw mut bytes, &raw mut wanted);
-                // SAFETY: as above; the address and its length are in the block.
-                unsafe {
-                    WSARecvFrom(socket, &raw const part, 1, bytes, flags, from, from_len, raw, none) == 0
-                }
+            Call::ReceiveMessage(message) => {
+                let receive = self.extensions.receive_message;
+                // SAFETY: as above; the message, and what it names besides the buffer, are in the block.
+                unsafe { receive(socket, message, &raw mut bytes, raw, none) == 0 }
             }
             Call::Send { parts } => {
                 let (list, count) = parts.list();

@@ -6,18 +6,17 @@ use std::mem::take;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown as How, SocketAddr};
 
 use socket2::{SockAddr, SockRef};
-use windows_sys::Win32::Networking::WinSock::{SOCKADDR, WSABUF};
+use windows_sys::Win32::Networking::WinSock::{SOCKADDR, SOCKADDR_INET, WSABUF, WSAMSG};
 
 use super::{Block, Call, IocpDriver, Parts, Request, Step, Target, check_direct, owned};
 use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
-use crate::io::driver::address::Address;
 use crate::io::driver::{Completion, Descriptor, PlatformOp, Yields, fits_inline};
 use crate::io::op::net::{
     Accept, AcceptMany, Connect, Recv, RecvFrom, RecvMany, RecvVectored, Send, SendTo, SendVectored,
     Shutdown, Socket,
 };
 use crate::io::op::{TRANSFER_BYTES_MAX, transfer_len};
-use crate::os::{AcceptRoom, OwnedDescriptor};
+use crate::os::{AcceptRoom, OwnedDescriptor, internet_address};
 
 /// Parts of one vectored call at most: what Linux takes, so that programs meet the same bound. The list is read within the call.
 const PARTS_MAX: usize = 1024;
@@ -186,24 +185,41 @@ unsafe impl<V: IoBufMutVec> PlatformOp<IocpDriver> for RecvVectored<V> {
     }
 }
 
-// SAFETY: the sender's address and its length are in the block; the part's address is the buffer's.
-unsafe impl<B: IoBufMut> PlatformOp<IocpDriver> for RecvFrom<B> {
-    type Block = Block<Address>;
+/// What `WSARecvMsg` is told and tells: the message, which it writes to until the packet, and what that points to besides the buffer.
+#[derive(Default)]
+pub(crate) struct Envelope {
+    message: WSAMSG,
+    part: WSABUF,
+    /// Room for an address of either kind.
+    from: SOCKADDR_INET,
+}
 
-    fn encode(&mut self, block: &mut Block<Address>, driver: &mut IocpDriver) -> io::Result<Request> {
+// SAFETY: the message, its one part and the sender's address are in the block; the part's address is the buffer's.
+unsafe impl<B: IoBufMut> PlatformOp<IocpDriver> for RecvFrom<B> {
+    type Block = Block<Envelope>;
+
+    fn encode(&mut self, block: &mut Block<Envelope>, driver: &mut IocpDriver) -> io::Result<Request> {
         let target = driver.socket(&self.fd)?;
-        let receive = Call::ReceiveFrom {
-            part: part(self.buf.io_mut_ptr(), self.buf.io_capacity()),
-            flags: self.flags.cast_unsigned(),
-            from: (&raw mut block.extra.storage).cast(),
-            from_len: &raw mut block.extra.len,
+        let Envelope { message, part: only, from } = &mut block.extra;
+        *only = part(self.buf.io_mut_ptr(), self.buf.io_capacity());
+        *message = WSAMSG {
+            name: (&raw mut *from).cast(),
+            namelen: i32::try_from(size_of_val(from)).expect("some thirty bytes"),
+            lpBuffers: only,
+            dwBufferCount: 1,
+            Control: WSABUF::default(),
+            dwFlags: self.flags.cast_unsigned(),
         };
-        Ok(block.request(Step::Datagram, target, receive))
+        let message = &raw mut block.extra.message;
+        Ok(block.request(Step::Datagram, target, Call::ReceiveMessage(message)))
     }
 
-    fn decode(&mut self, block: &mut Block<Address>, completion: &Completion) {
+    fn decode(&mut self, block: &mut Block<Envelope>, completion: &Completion) {
         if completion.result.is_ok() {
-            self.from = block.extra.read();
+            let Envelope { message, from, .. } = &block.extra;
+            let room = i32::try_from(size_of_val(from)).expect("some thirty bytes");
+            // SAFETY: so many bytes were written to the room by the packet that ends the operation, and no more than it has.
+            self.from = unsafe { internet_address((&raw const *from).cast(), message.namelen.min(room)) };
         }
     }
 }

@@ -8,9 +8,10 @@ use std::ptr;
 use socket2::{Domain, Protocol, Socket, Type};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
-    LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, SIO_GET_EXTENSION_FUNCTION_POINTER,
-    SO_PROTOCOL_INFOW, SOCKADDR, SOCKET, SOL_SOCKET, WSAID_ACCEPTEX, WSAID_CONNECTEX,
-    WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, XP1_IFS_HANDLES, getsockopt,
+    LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, LPFN_WSARECVMSG,
+    LPWSAOVERLAPPED_COMPLETION_ROUTINE, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_PROTOCOL_INFOW, SOCKADDR,
+    SOCKET, SOL_SOCKET, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_GETACCEPTEXSOCKADDRS, WSAID_WSARECVMSG,
+    WSAIoctl, WSAMSG, WSAPROTOCOL_INFOW, XP1_IFS_HANDLES, getsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::SetFileCompletionNotificationModes;
 use windows_sys::Win32::System::IO::{CreateIoCompletionPort, OVERLAPPED};
@@ -57,12 +58,22 @@ type ConnectEx = unsafe extern "system" fn(
     *mut OVERLAPPED,
 ) -> BOOL;
 
+/// `WSARecvMsg`.
+type RecvMsg = unsafe extern "system" fn(
+    SOCKET,
+    *mut WSAMSG,
+    *mut u32,
+    *mut OVERLAPPED,
+    LPWSAOVERLAPPED_COMPLETION_ROUTINE,
+) -> i32;
+
 /// What Winsock's own provider has beyond its exports.
 #[derive(Clone, Copy)]
 pub(super) struct Extensions {
     pub(super) accept: AcceptEx,
     pub(super) connect: ConnectEx,
     pub(super) addresses: ReadAddresses,
+    pub(super) receive_message: RecvMsg,
 }
 
 /// The next port's number. A number is all that is taken from here: nothing is published by it.
@@ -72,7 +83,8 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 pub(super) fn make(config: &DriverConfig) -> io::Result<Made> {
     // A socket to ask: each provider has functions of its own, and all internet sockets of a process have the same.
     let asked = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    let socket = usize::try_from(asked.as_raw_socket()).expect("64 bits of a socket");
+    let socket = number(&asked);
+    let datagrams = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     let extensions = Extensions {
         // SAFETY: the type of each function is the one that its number stands for.
         accept: unsafe { extension::<LPFN_ACCEPTEX>(socket, WSAID_ACCEPTEX) }?.ok_or_else(lacking)?,
@@ -80,6 +92,9 @@ pub(super) fn make(config: &DriverConfig) -> io::Result<Made> {
         connect: unsafe { extension::<LPFN_CONNECTEX>(socket, WSAID_CONNECTEX) }?.ok_or_else(lacking)?,
         // SAFETY: the same.
         addresses: unsafe { extension::<LPFN_GETACCEPTEXSOCKADDRS>(socket, WSAID_GETACCEPTEXSOCKADDRS) }?
+            .ok_or_else(lacking)?,
+        // SAFETY: the same.
+        receive_message: unsafe { extension::<LPFN_WSARECVMSG>(number(&datagrams), WSAID_WSARECVMSG) }?
             .ok_or_else(lacking)?,
     };
     let mut capabilities = Capabilities::default();
@@ -89,6 +104,10 @@ pub(super) fn make(config: &DriverConfig) -> io::Result<Made> {
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     Ok(Made { port: Port::new()?, number, extensions, skips, capabilities })
+}
+
+fn number(socket: &Socket) -> SOCKET {
+    usize::try_from(socket.as_raw_socket()).expect("64 bits of a socket")
 }
 
 /// What io_uring has and ports have not, and what is done without it.
@@ -156,7 +175,7 @@ unsafe fn extension<F: Default>(socket: SOCKET, id: GUID) -> io::Result<F> {
 
 fn lacking() -> io::Error {
     Unavailable {
-        need: "sockets with AcceptEx and ConnectEx",
+        need: "sockets with AcceptEx, ConnectEx and WSARecvMsg",
         found: "a provider that has not all of them".to_owned(),
         remedy: "remove the layered provider that hides them (`netsh winsock show catalog` names it)",
     }
