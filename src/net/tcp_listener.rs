@@ -416,12 +416,22 @@ impl Stream for Incoming {
 
 impl Acceptor {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        let (descriptor, peer) = ready!(self.poll_descriptor(cx))?;
-        let peer = match peer {
-            Some(peer) => peer,
-            None => descriptor.as_os().and_then(os::peer_name).and_then(|address| internet(&address))?,
-        };
-        Poll::Ready(Ok((TcpStream::new(descriptor, self.driver.clone(), Some(peer)), peer)))
+        loop {
+            let (descriptor, peer) = ready!(self.poll_descriptor(cx))?;
+            let peer = match peer {
+                Some(peer) => Ok(peer),
+                None => descriptor.as_os().and_then(os::peer_name).and_then(|address| internet(&address)),
+            };
+            match peer {
+                // It was reset, and this system has forgotten it. Others may wait behind it.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                peer => {
+                    let peer = peer?;
+                    let stream = TcpStream::new(descriptor, self.driver.clone(), Some(peer));
+                    return Poll::Ready(Ok((stream, peer)));
+                }
+            }
+        }
     }
 
     /// The next connection, and its peer if the kernel has said so.

@@ -17,6 +17,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 
+#[path = "../../tests/system/wine.rs"]
+mod wine;
+
 use super::*;
 use crate::io::buf::IoBuf;
 use crate::io::driver::{DriverConfig, DriverHandle};
@@ -47,6 +50,18 @@ async fn turn() {
         Poll::Pending
     })
     .await;
+}
+
+/// Whether the kernel picks the buffers of receives that stay armed. Without that, what arrives waits with the kernel until it is asked for.
+fn has_ring() -> bool {
+    DriverHandle::current().receivers().credits().1 > 0
+}
+
+/// Lets the worker turn until as many answers wait with the stream, if any can.
+async fn until_waiting(stream: &TcpStream, answers: usize) {
+    while has_ring() && stream.socket_waits() < answers {
+        turn().await;
+    }
 }
 
 /// What `future` yields within so many turns. After that it is dropped.
@@ -321,9 +336,7 @@ fn a_silent_reader_starves_nobody() {
             // It reads once, and so has a receive armed. What follows it leaves there.
             assert_eq!(&silent.recv().await.expect("a byte")[..], b"x");
             silent.write_all("y").await.0.expect("the peer is there");
-            while silent.socket_waits() < 4 {
-                turn().await;
-            }
+            until_waiting(&silent, 4).await;
             let mut tasks = Vec::new();
             for number in 0..63 {
                 let (stream, peer) = with_peer(move |mut peer| {
@@ -379,12 +392,15 @@ fn buffers_that_a_program_keeps_starve_nobody() {
             for (number, pair) in (0u8..).zip(kept.chunks(2)) {
                 assert_eq!((&pair[0][..], &pair[1][..]), (&[number; 10][..], &[number; 5][..]));
             }
-            assert!(DriverHandle::current().counters().receive_ring_dry > 0, "the ring never ran dry");
+            let dry = DriverHandle::current().counters().receive_ring_dry;
+            assert!(dry > 0 || !has_ring(), "the ring never ran dry");
         },
     );
 }
 
-// Credits that were not given back would leave later connections without seats; too many would be more than the ring.
+// Credits that were not given back would leave later connections without seats; too many would be more than the ring, which only Linux
+// has.
+#[cfg(target_os = "linux")]
 #[test]
 fn all_credits_together_stay_within_the_ring_and_come_back() {
     run(async {
@@ -494,7 +510,9 @@ fn halves_end_their_own_direction_only() {
     });
 }
 
-// A connection that is gone before it is accepted has no peer that `getpeername` names; its bytes are there all the same.
+// A connection that is gone before it is accepted has no peer that `getpeername` names; its bytes are there all the same. Windows drops
+// both.
+#[cfg(target_os = "linux")]
 #[test]
 fn what_a_connection_sent_before_its_reset_is_accepted() {
     run(async {
@@ -514,6 +532,24 @@ fn what_a_connection_sent_before_its_reset_is_accepted() {
             read.expect("they came before the reset");
             assert_eq!(buf, b"the last words");
             assert_eq!(stream.read(buf).await.0.expect_err("the reset").kind(), ErrorKind::ConnectionReset);
+        }
+    });
+}
+
+// A connection that is gone before it is accepted is an error to some systems. Told to the caller, or taken for the end, it would hide the
+// one behind it.
+#[test]
+fn a_connection_that_was_reset_before_it_was_accepted_hides_no_other() {
+    run(async {
+        let (listener, addr) = listen().await;
+        for _ in 0..20 {
+            let reset = StdStream::connect(addr).expect("somebody listens");
+            socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).expect("an option");
+            drop(reset);
+            let peer = StdStream::connect(addr).expect("somebody listens");
+            let ours = peer.local_addr().expect("it is connected");
+            // The other one may come first, with or without a peer.
+            while listener.accept().await.expect("accepting works").1 != ours {}
         }
     });
 }
@@ -543,6 +579,10 @@ fn both_families_can_be_listened_to_at_one_port() {
 // A reset that read as an end would pass for a complete message.
 #[test]
 fn a_reset_is_an_error_for_reader_and_writer() {
+    if wine::lacks("net::tests::a_reset_is_an_error_for_reader_and_writer", "there a reset reads as the end")
+    {
+        return;
+    }
     run(async {
         for armed in [true, false] {
             let (one, two) = pair().await;
@@ -561,7 +601,9 @@ fn a_reset_is_an_error_for_reader_and_writer() {
             };
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             let error = one.write_all("x").await.0.expect_err("nobody is there");
-            assert_eq!(error.kind(), ErrorKind::BrokenPipe, "and no signal ended the process");
+            // Windows says it again.
+            let kind = if cfg!(windows) { ErrorKind::ConnectionReset } else { ErrorKind::BrokenPipe };
+            assert_eq!(error.kind(), kind, "and no signal ended the process");
         }
     });
 }
@@ -608,7 +650,8 @@ fn a_megabyte_comes_back_through_either_call() {
 }
 
 /// A buffer that the peer's reading holds up must not hold the descriptor as well: the connection would stay open behind its owner's
-/// back. Who else holds it shows in `into_std`, which refuses then.
+/// back. Who else holds it shows in `into_std`, which refuses then. Only a ring answers such a write twice.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_dropped_zero_copy_write_keeps_its_buffer_and_not_its_connection() {
     run(async {
@@ -696,9 +739,7 @@ fn into_std_gives_what_was_received_and_refuses_while_others_hold_the_stream() {
         let data = one.recv().await.expect("data");
         assert_eq!(&data[..], b"abcdef");
         two.write_all("more to").await.0.expect("the peer is there");
-        while one.socket_waits() == 0 {
-            turn().await;
-        }
+        until_waiting(&one, 1).await;
         let pending = one.write("");
         let refused = one.into_std().await.expect_err("a write is there");
         assert_eq!(refused.error().kind(), ErrorKind::ResourceBusy);
@@ -707,7 +748,7 @@ fn into_std_gives_what_was_received_and_refuses_while_others_hold_the_stream() {
         two.write_all(" come").await.0.expect("the peer is there");
         drop(two);
         let (mut std_stream, mut unread) = one.into_std().await.expect("nobody else holds it");
-        assert!(unread.starts_with(b"more to"));
+        assert!(unread.starts_with(b"more to") || !has_ring());
         let rest = thread::spawn(move || {
             let mut rest = Vec::new();
             std_stream.read_to_end(&mut rest).map(|_| rest)
@@ -867,6 +908,7 @@ fn streams_of_std_in_either_mode_become_ours() {
 }
 
 // Direct descriptors take their own path through accept (one at a time, with the address) and have no options.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_listener_of_direct_descriptors_serves() {
     run(async {
@@ -1131,9 +1173,7 @@ fn a_read_exact_that_is_dropped_half_way_unreads() {
         let (one, two) = pair().await;
         assert!(within(1, one.recv()).await.is_none(), "nothing was sent");
         two.write_all("abcdef").await.0.expect("the peer is there");
-        while one.socket_waits() == 0 {
-            turn().await;
-        }
+        until_waiting(&one, 1).await;
         assert_eq!(one.read(Vec::with_capacity(2)).await.1, b"ab");
         assert!(within(0, one.read_exact(Vec::with_capacity(10))).await.is_none(), "there are four");
         two.write_all("ghijkl").await.0.expect("the peer is there");
