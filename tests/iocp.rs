@@ -8,13 +8,12 @@
 //!
 //! `VELOQ_ROUNDS` says how many rounds.
 #![cfg(windows)]
-#![expect(
-    unsafe_code,
-    reason = "a buffer whose memory outlives it; asks the system how many handles there are"
-)]
+#![expect(unsafe_code, reason = "a buffer whose memory outlives it")]
+
+#[path = "system/descriptors.rs"]
+mod descriptors;
 
 use std::cell::RefCell;
-use std::ffi::c_void;
 use std::fs;
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
@@ -42,40 +41,6 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Handles that the process has open.
-fn handles() -> usize {
-    unsafe extern "system" {
-        fn GetCurrentProcess() -> *mut c_void;
-        fn GetProcessHandleCount(process: *mut c_void, count: *mut u32) -> i32;
-    }
-    let mut count = 0;
-    // SAFETY: the process's own handle is a constant, and a number may be written to `count`.
-    assert_ne!(unsafe { GetProcessHandleCount(GetCurrentProcess(), &raw mut count) }, 0);
-    // A process always has some; Wine answers with none.
-    if count > 0 { count as usize } else { listed_handles() }
-}
-
-/// The same, counted in the list of all processes' handles.
-fn listed_handles() -> usize {
-    #[link(name = "ntdll")]
-    unsafe extern "system" {
-        fn NtQuerySystemInformation(class: i32, into: *mut c_void, bytes: u32, needed: *mut u32) -> i32;
-    }
-    /// `SystemExtendedHandleInformation`: two words, the first the number of entries; each entry five words, the second the process.
-    const CLASS: i32 = 64;
-    const WORDS: u32 = 1 << 20;
-    let mut list = vec![0usize; WORDS as usize];
-    let mut needed = 0;
-    // SAFETY: so many bytes may be written to the list.
-    let status =
-        unsafe { NtQuerySystemInformation(CLASS, list.as_mut_ptr().cast(), WORDS * 8, &raw mut needed) };
-    assert_eq!(status, 0, "the list is had, and fits");
-    let own = std::process::id() as usize;
-    let count = list[2..].chunks_exact(5).take(list[0]).filter(|entry| entry[1] == own).count();
-    assert!(count > 0, "a process has some");
-    count
-}
-
 /// What the memory of a dropped canary looks like, as long as nobody writes to it.
 const PAINT: u8 = 0xA5;
 /// Bytes of a canary.
@@ -88,8 +53,9 @@ struct Canary {
     cage: Rc<Cage>,
 }
 
-/// Where the memory of dropped canaries is looked after.
+/// Where the memory of dropped canaries is looked after: where it is, or a late write would not be seen.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "the memory stays where the kernel knows it")]
 struct Cage(RefCell<Vec<Box<[u8; BYTES]>>>);
 
 impl Cage {
@@ -180,9 +146,9 @@ fn storm(round: impl AsyncFn(usize, &Rc<Cage>)) {
         );
     };
     run(8);
-    let before = handles();
+    let before = descriptors::open();
     run(rounds());
-    assert_eq!(handles(), before, "handles");
+    assert_eq!(descriptors::open(), before, "handles");
 }
 
 /// Both ends of a connection.
@@ -199,10 +165,10 @@ fn accepts_are_dropped() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a listener");
         let address = listener.local_addr().expect("its address");
         assert!(begin(&mut listener.accept()).await.is_none(), "nobody has connected");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let mut peer = StdStream::connect(address).expect("the backlog has room");
             peer.write_all(b"hello").expect("there is room");
-            if number % 4 == 0 {
+            if number.is_multiple_of(4) {
                 let (stream, from) = listener.accept().await.expect("the connection is kept");
                 assert_eq!(from, peer.local_addr().expect("its address"));
                 let (read, buf) = stream.read_exact(vec![0; 5]).await;
@@ -219,7 +185,7 @@ fn receives_are_dropped() {
     storm(async |number, cage| {
         let (ours, mut theirs) = connection().await;
         assert!(begin(&mut ours.read(cage.canary())).await.is_none(), "nothing was sent");
-        if number % 3 != 0 {
+        if !number.is_multiple_of(3) {
             theirs.write_all(b"12345").expect("there is room");
         }
         if number % 3 == 1 {
@@ -241,7 +207,7 @@ fn packets_come_late() {
         // The peer's end is seen here when the bytes have gone through, without a turn of the worker in between.
         theirs.shutdown(std::net::Shutdown::Write).expect("it is open");
         drop(read);
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let (read, buf) = ours.read_exact(cage.canary().slice(..4)).await;
             read.expect("what was sent is kept");
             assert_eq!(buf.into_inner().bytes(), b"late");
@@ -288,13 +254,13 @@ fn file_reads_are_dropped() {
         let std_file = File::from_std(fs::File::open(&path).expect("it is there"));
         let mut read = std_file.read_at(cage.canary(), 0);
         assert!(begin(&mut read).await.is_none(), "a thread has it");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             drop(read);
         } else {
             let (read, buf) = read.await;
             assert_eq!((read.expect("it is there"), buf.bytes()[0]), (BYTES, 7));
         }
-        begin(&mut pin!(File::open(&path))).await.map(drop);
+        drop(begin(&mut pin!(File::open(&path))).await);
     });
 }
 
@@ -326,7 +292,7 @@ fn runtimes_end_with_everything_in_flight() {
             spawn_local(async move { drop(veloq::fs::metadata(&path).await) });
             // All of them begin; the runtime's end finds them where they are.
             yield_now().await;
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 theirs.write_all(b"too late").expect("there is room");
             }
             peers.push(theirs);
@@ -339,7 +305,7 @@ fn runtimes_end_with_everything_in_flight() {
         assert_eq!(cage.hits(), 0, "canaries hit");
     };
     (0..8).for_each(round);
-    let before = handles();
+    let before = descriptors::open();
     (0..rounds()).for_each(round);
-    assert_eq!(handles(), before, "handles");
+    assert_eq!(descriptors::open(), before, "handles");
 }
