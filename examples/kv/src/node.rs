@@ -140,6 +140,8 @@ pub struct Client {
     pub input: Cell<usize>,
     /// Bytes of replies that it has not taken.
     pub output: Cell<usize>,
+    /// Whether it was told to go. Its connection may take a moment to.
+    pub killed: Cell<bool>,
 }
 
 /// One node's part of INFO.
@@ -369,6 +371,7 @@ impl Node {
             active: Cell::new(now_ms()),
             input: Cell::new(0),
             output: Cell::new(0),
+            killed: Cell::new(false),
         });
         self.clients.borrow_mut().insert(id, Rc::clone(&client));
         Ok(client)
@@ -393,13 +396,15 @@ impl Node {
     pub fn client_infos(&self) -> Vec<ClientInfo> {
         let laddr = self.config.addr.to_string();
         let clients = self.clients.borrow();
-        clients.values().map(|client| client.info(&laddr)).collect()
+        let shown = clients.values().filter(|client| !client.killed.get());
+        shown.map(|client| client.info(&laddr)).collect()
     }
 
-    /// Closes those of these clients that are here: each finds its stream ended.
+    /// Closes those of these clients that are here: each finds its stream ended, and is not listed any more.
     pub async fn kill(&self, ids: &[u64]) {
         let chosen: Vec<_> = ids.iter().filter_map(|id| self.clients.borrow().get(id).cloned()).collect();
         for client in chosen {
+            client.killed.set(true);
             // An error means that the connection has ended by itself.
             let _closed = client.stream.shutdown(std::net::Shutdown::Both).await;
         }
@@ -460,7 +465,7 @@ impl Client {
             id: session.id,
             addr: self.peer.to_string(),
             laddr: laddr.to_owned(),
-            fd: self.stream.as_fd().map_or(-1, |fd| std::os::fd::AsRawFd::as_raw_fd(&fd)),
+            fd: number(&self.stream),
             name: session.name.clone(),
             age: self.since.elapsed(),
             idle: Duration::from_millis(now_ms().saturating_sub(self.active.get())),
@@ -472,6 +477,18 @@ impl Client {
             protocol: session.protocol,
         }
     }
+}
+
+/// The connection's number in this process, as CLIENT LIST shows it.
+#[cfg(unix)]
+fn number(stream: &TcpStream) -> i64 {
+    stream.as_fd().map_or(-1, |fd| std::os::fd::AsRawFd::as_raw_fd(&fd).into())
+}
+
+/// The connection's number in this process, as CLIENT LIST shows it.
+#[cfg(windows)]
+fn number(stream: &TcpStream) -> i64 {
+    std::os::windows::io::AsRawSocket::as_raw_socket(stream).cast_signed()
 }
 
 /// Adds to a counter.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Each worker has a listener of its own on the same address (`SO_REUSEPORT`), so the kernel spreads connections and no
-//! worker hands one to another.
+//! worker hands one to another. Where sockets cannot share an address (Windows), one worker accepts, and hands the connections to
+//! all of them in turn, before anything is read from them.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use veloq::net::TcpListener;
+use veloq::net::{TcpListener, TcpStream};
 use veloq::task::{CancelToken, JoinHandle};
 use veloq::{Sharded, WorkerId, spawn_local};
 
@@ -69,8 +70,8 @@ impl Server {
             (None, Keyspace::new(shards, seed()))
         };
         // Bound before the shards recover, so that a wrong address is known at once, and port 0 has a number.
-        let first = listen(options.bind).await?;
-        let addr = first.local_addr()?;
+        let first = Listener::first(options.bind).await?;
+        let addr = first.addr()?;
         let config = Arc::new(Config {
             settings: settings(options, &limits, addr),
             limits,
@@ -101,32 +102,28 @@ impl Server {
         self.addr
     }
 
-    /// Starts the accept loop of every worker; this one's listener is bound already.
-    async fn accept(&mut self, first: TcpListener) -> io::Result<()> {
+    /// Starts the accept loop of every worker that has one; this one's listener is bound already.
+    async fn accept(&mut self, first: Listener) -> io::Result<()> {
         let here = veloq::current_worker();
         let node = Rc::clone(&*self.nodes.local()?);
         node.set_nodes(self.nodes.clone());
         spawn_local(Rc::clone(&node).tick_forever());
-        let mut first = Some(first);
-        for worker in veloq::workers() {
-            let stopping = self.stopping.child();
-            if worker == here {
-                let listener = first.take().expect("this worker comes once");
-                let node = Rc::clone(&node);
-                self.accepting.push(spawn_local(accept_until(listener, node, stopping)));
-                continue;
-            }
-            let (nodes, addr) = (self.nodes.clone(), self.addr);
+        for worker in veloq::workers().filter(|worker| *worker != here) {
+            let (nodes, stopping) = (self.nodes.clone(), self.stopping.child());
+            let addr = first.is_shared.then_some(self.addr);
             let started = self.nodes.on(worker, async move |node: &Rc<Node>| {
                 node.set_nodes(nodes);
-                let listener = listen(addr).await?;
                 spawn_local(Rc::clone(node).tick_forever());
-                // Detached: it ends by its token.
-                drop(spawn_local(accept_until(listener, Rc::clone(node), stopping)));
+                if let Some(addr) = addr {
+                    let listener = Listener::shared(addr).await?;
+                    // Detached: it ends by its token.
+                    drop(spawn_local(accept_until(listener, Rc::clone(node), stopping)));
+                }
                 Ok::<(), io::Error>(())
             });
             started.await??;
         }
+        self.accepting.push(spawn_local(accept_until(first, node, self.stopping.child())));
         Ok(())
     }
 
@@ -169,8 +166,34 @@ impl Server {
     }
 }
 
-async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::builder().reuse_addr(true).reuse_port(true).backlog(BACKLOG).bind(addr).await
+/// A worker's listener.
+struct Listener {
+    socket: TcpListener,
+    /// Whether every worker has one on this address. Otherwise this one is alone, and accepts for all.
+    is_shared: bool,
+}
+
+impl Listener {
+    /// One that shares its address with those of the other workers.
+    async fn shared(addr: SocketAddr) -> io::Result<Listener> {
+        let builder = TcpListener::builder().reuse_addr(true).reuse_port(true);
+        Ok(Listener { socket: builder.backlog(BACKLOG).bind(addr).await?, is_shared: true })
+    }
+
+    /// The first one: shared, if this system knows such a thing.
+    async fn first(addr: SocketAddr) -> io::Result<Listener> {
+        match Listener::shared(addr).await {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let socket = TcpListener::builder().reuse_addr(true).backlog(BACKLOG).bind(addr).await?;
+                Ok(Listener { socket, is_shared: false })
+            }
+            bound => bound,
+        }
+    }
+
+    fn addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
 }
 
 /// Makes a worker's node: its shard as the logs have it, and its log ready for more.
@@ -195,19 +218,17 @@ async fn start_node(
     Ok(node)
 }
 
-/// Accepts connections until the server stops.
-async fn accept_until(listener: TcpListener, node: Rc<Node>, stopping: CancelToken) -> io::Result<()> {
-    while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
+/// Accepts connections until the server stops: this worker's, or everybody's.
+async fn accept_until(listener: Listener, node: Rc<Node>, stopping: CancelToken) -> io::Result<()> {
+    let here = veloq::current_worker();
+    let takers = if listener.is_shared { vec![here] } else { veloq::workers().collect() };
+    let mut turns = takers.into_iter().cycle();
+    while let Some(accepted) = stopping.run_until_cancelled(listener.socket.accept()).await {
         match accepted {
-            Ok((stream, peer)) => {
-                let _option = stream.set_nodelay(true);
-                match node.admit(stream, peer) {
-                    Ok(client) => drop(spawn_local(connection::serve(Rc::clone(&node), client))),
-                    Err(stream) => drop(spawn_local(async move {
-                        let _told = stream.write_all(TOO_MANY_CLIENTS).await;
-                    })),
-                }
-            }
+            Ok((stream, peer)) => match turns.next().expect("there is a worker") {
+                worker if worker == here => serve(&node, stream, peer),
+                worker => hand_over(&node, worker, stream, peer).await,
+            },
             // Out of descriptors, mostly: others may close theirs. Without the pause this would spin.
             Err(error) => {
                 eprintln!("kv: {:?} cannot accept: {error}", veloq::current_worker());
@@ -216,6 +237,33 @@ async fn accept_until(listener: TcpListener, node: Rc<Node>, stopping: CancelTok
         }
     }
     Ok(())
+}
+
+/// Serves a connection on this worker, if there may be one more.
+fn serve(node: &Rc<Node>, stream: TcpStream, peer: SocketAddr) {
+    let _option = stream.set_nodelay(true);
+    match node.admit(stream, peer) {
+        Ok(client) => drop(spawn_local(connection::serve(Rc::clone(node), client))),
+        Err(stream) => drop(spawn_local(async move {
+            let _told = stream.write_all(TOO_MANY_CLIENTS).await;
+        })),
+    }
+}
+
+/// Has another worker serve a connection. It was just accepted, so it still belongs to nobody, and nothing of it was read.
+async fn hand_over(node: &Rc<Node>, worker: WorkerId, stream: TcpStream, peer: SocketAddr) {
+    let handed = async {
+        let (stream, _nothing) = stream.into_std().await?;
+        let served = node.nodes().on(worker, async move |node: &Rc<Node>| {
+            serve(node, TcpStream::from_std(stream)?, peer);
+            Ok::<(), io::Error>(())
+        });
+        served.await?
+    };
+    if let Err(error) = handed.await {
+        // A server that stops takes none; and the client sees the connection end.
+        eprintln!("kv: {worker:?} did not get a connection: {error}");
+    }
 }
 
 /// What CONFIG GET shows.

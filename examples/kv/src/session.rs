@@ -309,7 +309,7 @@ pub struct ClientInfo {
     pub id: u64,
     pub addr: String,
     pub laddr: String,
-    pub fd: i32,
+    pub fd: i64,
     pub name: Vec<u8>,
     pub age: Duration,
     pub idle: Duration,

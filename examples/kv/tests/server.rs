@@ -5,6 +5,8 @@
 //! workers, many clients, bad clients, bounds, signals, restarts, damaged files.
 
 mod process;
+#[path = "../../../tests/system/wine.rs"]
+mod wine;
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,11 +18,10 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use process::{PATIENCE, Process, empty_dir, keys_of, keyspace};
+use process::{PATIENCE, Process, SIGNALS, empty_dir, keys_of, keyspace};
 use redis::{
     Cmd, Commands, Connection, ExistenceCheck, Expiry, Pipeline, SetExpiry, SetOptions, Value, cmd, pipe,
 };
-use rustix::process::Signal;
 
 /// Two workers, whatever the machine: keys are then elsewhere half of the time.
 const TWO: &[&str] = &["--workers", "2"];
@@ -313,7 +314,8 @@ fn a_broken_request_behind_a_pipeline_is_the_last_that_is_answered() {
 }
 
 // What could go wrong: while the log cannot be written a shard runs what other workers' clients want written, or closes those who
-// only read; afterwards shards that a refused transaction held are held for ever.
+// only read; afterwards shards that a refused transaction held are held for ever. Only a Unix bounds what another process may write.
+#[cfg(unix)]
 #[test]
 fn a_disk_that_refuses_makes_all_shards_read_only_until_it_takes_writes_again() {
     let dir = empty_dir();
@@ -377,7 +379,7 @@ fn a_pipeline_of_large_values_is_answered_without_holding_all_of_them() {
             assert!(reply == Value::BulkString(value.clone()), "worker {worker}");
         }
     }
-    let peak = peak_memory_kib(&server);
+    let peak = server.peak_memory_kib();
     assert!(peak < 400 * 1024, "600 MiB were answered, twice, with {peak} KiB");
 }
 
@@ -409,7 +411,7 @@ fn a_long_pipeline_for_the_other_worker_goes_there_in_pieces() {
         assert!(replies.ends_with(b"$-1\r\n"));
         assert_eq!(replies.len(), "$16777216\r\n\r\n".len() + LARGE + COMMANDS * 5);
     }
-    let peak = peak_memory_kib(&server);
+    let peak = server.peak_memory_kib();
     assert!(peak < 150 * 1024, "two times eight mebibytes were asked, with {peak} KiB");
 }
 
@@ -435,7 +437,7 @@ fn a_pipeline_of_copies_waits_for_the_log() {
             assert_eq!(replies, [Value::Int(1), Value::Int(i64::try_from(value.len()).expect("few"))]);
         }
     }
-    let peak = peak_memory_kib(&server);
+    let peak = server.peak_memory_kib();
     assert!(peak < 450 * 1024, "640 MiB were journalled, twice, with {peak} KiB");
 }
 
@@ -630,7 +632,7 @@ fn a_client_that_asks_for_more_than_its_output_may_be_is_closed_and_others_are_n
         assert_eq!(other.strlen(&key), Ok(64 * MEBIBYTE));
         assert_eq!(other.del(&key), Ok(1));
     }
-    let peak = peak_memory_kib(&server);
+    let peak = server.peak_memory_kib();
     assert!(peak < 1024 * 1024, "{peak} KiB");
 }
 
@@ -656,10 +658,13 @@ fn clients_that_never_read_stop_nobody_else() {
     }
     // They were not forgotten either: one that reads at last gets all of it.
     let mut late = deaf.pop().expect("there are eight");
-    late.shutdown(Shutdown::Write).expect("half a close");
-    let mut replies = Vec::new();
-    late.read_to_end(&mut replies).expect("all replies");
-    assert_eq!(replies.len(), 40 * (MEBIBYTE + "$1048576\r\n\r\n".len()));
+    let what = "a peer that closes its half ends a send that waits, in the middle";
+    if !wine::lacks("clients_that_never_read_stop_nobody_else, its last part", what) {
+        late.shutdown(Shutdown::Write).expect("half a close");
+        let mut replies = Vec::new();
+        late.read_to_end(&mut replies).expect("all replies");
+        assert_eq!(replies.len(), 40 * (MEBIBYTE + "$1048576\r\n\r\n".len()));
+    }
     // And nobody who does not read keeps the server from stopping.
     assert!(server.stop().0.success());
 }
@@ -705,11 +710,8 @@ fn what_a_client_asked_before_it_closed_its_side_is_answered() {
 fn a_stop_loses_nothing_that_was_acknowledged_and_any_number_of_workers_finds_it() {
     let dir = empty_dir();
     let mut expected = HashMap::new();
-    for (start, (workers, signal)) in
-        [("2", Signal::TERM), ("2", Signal::INT), ("3", Signal::TERM), ("1", Signal::TERM)]
-            .into_iter()
-            .enumerate()
-    {
+    let signals = SIGNALS.into_iter().cycle();
+    for (start, (workers, signal)) in ["2", "2", "3", "1"].into_iter().zip(signals).enumerate() {
         let server = Process::start(dir.path(), &["--workers", workers, "--fsync", "no"]);
         check_counters(&server, &expected);
         let counted: Vec<_> = thread::scope(|scope| {
@@ -799,7 +801,8 @@ fn a_server_whose_address_is_taken_says_so() {
         .expect("the program runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("in use"), "{said}");
+    // Windows says it in the user's language, with a number.
+    assert!(said.contains("in use") || said.contains("os error 10048"), "{said}");
     drop(server);
 }
 
@@ -922,13 +925,6 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// The value of `name=value` in a line of CLIENT LIST.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// The most memory that the process has had, from `/proc`.
-fn peak_memory_kib(server: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("it runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line for it");
-    peak.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Commands whose replies depend on their order, over a few keys of both workers.

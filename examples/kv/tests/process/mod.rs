@@ -1,19 +1,28 @@
 //! A `kv` process of the test's own: started, connected to, stopped or killed.
 //!
 //! It listens on a free port of 127.0.0.1, which it says on its standard error. It is killed when the test ends, however that
-//! ends, so that a test that fails leaves nothing behind.
+//! ends, so that a test that fails leaves nothing behind. What systems do in different ways (how a process is told to stop, what it
+//! has used) is in `unix` and `windows`.
 #![allow(dead_code, reason = "each test program needs some of this")]
+
+#[cfg(unix)]
+#[path = "unix.rs"]
+mod system;
+#[cfg(windows)]
+#[path = "windows.rs"]
+mod system;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kv::db::Keyspace;
 use kv::log::{MANIFEST, Manifest};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+
+pub(crate) use system::{SIGNALS, Signal};
 
 /// How long anything may take before a test fails rather than hangs: a debug build on a busy machine has moved 64 MiB by then.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +32,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Process {
     child: Child,
     addr: SocketAddr,
+    /// Memory that it has for the program itself.
+    program_kib: u64,
     /// Collects what it says after its first line.
     said: Option<JoinHandle<String>>,
 }
@@ -49,9 +60,7 @@ impl Process {
     /// Starts a server, which may refuse.
     #[expect(clippy::zombie_processes, reason = "dropping a `Process` waits")]
     pub(crate) fn try_start(dir: &Path, options: &[&str]) -> Result<Process, Refused> {
-        // By a shell that has it ignore the signal that says that a file is too large: see `limit_files`.
-        let mut child = Command::new("sh")
-            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kv")])
+        let mut child = system::kv()
             .args(["--bind", "127.0.0.1:0", "--dir"])
             .arg(dir)
             .args(options)
@@ -74,13 +83,10 @@ impl Process {
                     let _end = stderr.read_to_string(&mut said);
                     said
                 });
-                return Ok(Process { child, addr, said: Some(said) });
+                let program_kib = system::program_kib(&child);
+                return Ok(Process { child, addr, program_kib, said: Some(said) });
             }
         }
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -111,19 +117,24 @@ impl Process {
     }
 
     /// Bounds the size of the files that it may write, and gives the bound before.
+    #[cfg(unix)]
     pub(crate) fn limit_files(&self, bytes: Option<u64>) -> Option<u64> {
-        let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
-        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is our child").current
+        system::limit_files(&self.child, bytes)
+    }
+
+    /// The most memory that it has had, besides the program itself.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        system::peak_memory_kib(&self.child) - self.program_kib
     }
 
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("it is our child, and not waited for");
+        system::signal(&self.child, signal);
     }
 
     /// Asks it to stop, and gives how it ended and what it said.
     pub(crate) fn stop(mut self) -> (ExitStatus, String) {
-        self.signal(Signal::TERM);
+        self.signal(SIGNALS[0]);
         let end = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
@@ -138,12 +149,8 @@ impl Process {
 
     /// Kills it, without a chance to do anything about it.
     pub(crate) fn kill(mut self) {
-        self.signal(Signal::KILL);
+        self.child.kill().expect("it is our child, and not waited for");
         self.child.wait().expect("our child");
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
     }
 }
 
