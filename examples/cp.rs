@@ -70,11 +70,14 @@ async fn copy(from_path: &Path, to_path: &Path) -> io::Result<()> {
     }
     let to_path = within(to_path, from_path).await;
     // Not truncated yet: it might be the source, by another name.
-    let to = open(OpenOptions::new().write(true).create(true).mode(source.mode() & 0o777), &to_path).await?;
-    let target = to.metadata().await?;
-    if !target.is_file() || same_file(&source, &target) {
-        let error = if target.is_file() { "the file that is to be copied" } else { "not a regular file" };
-        return Err(told(&to_path, io::Error::new(io::ErrorKind::InvalidInput, error)));
+    let mut options = OpenOptions::new();
+    let to = open(with_permissions_of(&source, options.write(true).create(true)), &to_path).await?;
+    let refuse = |what| Err(told(&to_path, io::Error::new(io::ErrorKind::InvalidInput, what)));
+    if !to.metadata().await?.is_file() {
+        return refuse("not a regular file");
+    }
+    if same_file(from_path, &to_path).await? {
+        return refuse("the file that is to be copied");
     }
     to.set_len(0).await.map_err(|error| told(&to_path, error))?;
     if source.len() > 0 {
@@ -155,10 +158,22 @@ async fn within(to: &Path, from: &Path) -> PathBuf {
     }
 }
 
-/// Whether two names lead to one file. Inode numbers alone can be equal on two file systems.
-fn same_file(one: &Metadata, other: &Metadata) -> bool {
-    let identity = |file: &Metadata| (file.ino(), file.created().ok(), file.modified().ok(), file.len());
-    identity(one) == identity(other)
+/// Has a file that is created get the permissions of another.
+#[cfg(unix)]
+fn with_permissions_of<'a>(source: &Metadata, options: &'a mut OpenOptions) -> &'a mut OpenOptions {
+    options.mode(source.mode() & 0o777)
+}
+
+/// Permissions come from the directory.
+#[cfg(windows)]
+fn with_permissions_of<'a>(_: &Metadata, options: &'a mut OpenOptions) -> &'a mut OpenOptions {
+    options
+}
+
+/// Whether two names lead to one file. That is asked by calls that block.
+async fn same_file(one: &Path, other: &Path) -> io::Result<bool> {
+    let (one, other) = (one.to_owned(), other.to_owned());
+    veloq::spawn_blocking(move || same_file::is_same_file(one, other)).await?
 }
 
 /// Draws the bar until it is aborted.
