@@ -71,8 +71,8 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Networking::WinSock::{
     SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKADDR, SOCKET, SOL_SOCKET, WSABUF,
-    WSAECONNABORTED, WSAECONNRESET, WSAEMSGSIZE, WSAGetOverlappedResult, WSAMSG, WSARecv,
-    WSASend, WSASendTo, setsockopt,
+    WSAECONNABORTED, WSAECONNRESET, WSAEMSGSIZE, WSAGetOverlappedResult, WSAMSG, WSARecv, WSASend, WSASendTo,
+    setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{ReadFile, WriteFile};
 use windows_sys::Win32::System::IO::{
