@@ -120,15 +120,38 @@ impl Socket {
     /// Waits until nothing receives from the socket any more. What did is in the stash.
     pub(crate) fn poll_disarmed(&self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.spill() {
-            let item = {
-                let mut slot = self.armed.borrow_mut();
-                let Some(armed) = &mut *slot else { break };
-                armed.many.request_cancel();
-                ready!(armed.many.poll_next(cx))
-            };
+            self.stop();
+            let item = ready!(self.poll_armed(cx));
             self.keep(item);
         }
         self.stash.poll_quiet(cx)
+    }
+
+    /// Asks the kernel to stop the multishot receive. That may tell somebody at once, so nothing is borrowed then.
+    fn stop(&self) {
+        let token = self.armed.borrow_mut().as_mut().and_then(|armed| armed.many.begin_cancel());
+        if let Some(token) = token {
+            self.driver.request_cancel(token);
+        }
+    }
+
+    /// The next answer of the multishot receive; `None` when none is armed any more.
+    #[inline]
+    fn poll_armed(&self, cx: &Context<'_>) -> Poll<Option<io::Result<FixedBuf>>> {
+        let token = {
+            let mut slot = self.armed.borrow_mut();
+            let Some(armed) = &mut *slot else { return Poll::Ready(None) };
+            if let Some(item) = armed.many.try_next() {
+                if armed.many.is_finished() {
+                    *slot = None;
+                }
+                return Poll::Ready(item);
+            }
+            armed.many.token().expect("what is armed was submitted, and has an answer to come")
+        };
+        // The waker is cloned with nothing borrowed: that is foreign code, and may come back to this socket.
+        self.driver.set_waiter(token, cx);
+        Poll::Pending
     }
 
     /// Waits until the stash has something, or the kernel may be asked.
@@ -148,24 +171,16 @@ impl Socket {
             if let Some(chunk) = self.stash.pop() {
                 return Poll::Ready(Next::Chunk(chunk));
             }
-            let mut slot = self.armed.borrow_mut();
-            let Some(armed) = &mut *slot else {
-                drop(slot);
+            let item = if self.armed.borrow().is_some() {
+                ready!(self.poll_armed(cx))
+            } else {
                 ready!(self.stash.poll_quiet(cx));
-                if self.stash.is_empty() {
-                    let Some(seat) = Seat::take(self) else { return Poll::Ready(Next::Once) };
-                    let operation =
-                        net::RecvMany { fd: Rc::clone(&self.fd), credit: seat.credit, once: None };
-                    let many = Multishot::new(operation, &self.driver);
-                    *self.armed.borrow_mut() = Some(Armed { many, _seat: seat });
+                if !self.stash.is_empty() {
+                    continue;
                 }
-                continue;
+                let Some(seat) = Seat::take(self) else { return Poll::Ready(Next::Once) };
+                ready!(self.arm(seat, cx))
             };
-            let item = ready!(armed.many.poll_next(cx));
-            if armed.many.is_finished() {
-                *slot = None;
-            }
-            drop(slot);
             match item {
                 None => {}
                 Some(Err(error)) if is_cancelled(&error) => {}
@@ -179,6 +194,18 @@ impl Socket {
                 Some(chunk) => return Poll::Ready(Next::Chunk(chunk)),
             }
         }
+    }
+
+    /// Submits a multishot receive. Ready, with the reason, if it is refused.
+    #[cold]
+    fn arm(&self, seat: Seat, cx: &mut Context<'_>) -> Poll<Option<io::Result<FixedBuf>>> {
+        let operation = net::RecvMany { fd: Rc::clone(&self.fd), credit: seat.credit, once: None };
+        let mut many = Multishot::new(operation, &self.driver);
+        let refused = many.poll_next(cx);
+        if refused.is_pending() {
+            *self.armed.borrow_mut() = Some(Armed { many, _seat: seat });
+        }
+        refused
     }
 
     /// Moves what the multishot receive has brought to the stash, out of the ring's buffers. Says whether none is armed
@@ -217,11 +244,8 @@ impl Socket {
             return;
         }
         let waits = self.armed.borrow().as_ref().is_some_and(|armed| armed.many.waiting() > 0);
-        if waits
-            && !self.spill()
-            && let Some(armed) = &mut *self.armed.borrow_mut()
-        {
-            armed.many.request_cancel();
+        if waits && !self.spill() {
+            self.stop();
         }
     }
 

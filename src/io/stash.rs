@@ -154,7 +154,13 @@ impl<T> Stash<T> {
         if !self.receiving.get() {
             return Poll::Ready(());
         }
-        let before = self.waiter.borrow_mut().replace(Waiter::of(cx));
+        // Cloning a waker and dropping one are foreign code, so nothing is borrowed meanwhile, and what it may have changed is
+        // looked at again.
+        let waiter = Waiter::of(cx);
+        if !self.receiving.get() {
+            return Poll::Ready(());
+        }
+        let before = self.waiter.borrow_mut().replace(waiter);
         drop(before);
         Poll::Pending
     }
@@ -372,6 +378,7 @@ pub(crate) fn is_dry(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::driver::waiter::waker_that_meddles;
 
     fn stash_of(chunks: &[&str]) -> Stash {
         let stash = Stash::default();
@@ -428,6 +435,19 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(buf, b"x");
         assert_eq!(stash.take_into(&mut buf, 1).expect("once"), 0);
+    }
+
+    // Borrowed meanwhile, the place of the waiter would be found so by a clone that comes back; and what it ended would be
+    // waited for.
+    #[test]
+    fn a_waker_may_end_the_receive_when_it_is_cloned() {
+        let stash = Rc::new(Stash::<FixedBuf>::default());
+        stash.receive_begins();
+        let waker = waker_that_meddles({
+            let stash = Rc::clone(&stash);
+            move || stash.receive_ended()
+        });
+        assert!(stash.poll_quiet(&mut Context::from_waker(&waker)).is_ready());
     }
 
     // `read_exact` fills one buffer in steps: a step must not disturb what the ones before brought.

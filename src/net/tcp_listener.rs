@@ -62,6 +62,7 @@ struct Acceptor {
     fd: SharedDescriptor,
     driver: DriverHandle,
     direct: bool,
+    /// The accept that is with the kernel, while nobody waits for it: whoever waits has it.
     armed: RefCell<Option<Armed>>,
     /// Whether a future waits for a connection.
     has_caller: Cell<bool>,
@@ -213,7 +214,7 @@ impl TcpListener {
     /// [`AcceptorBusy`] if another task is accepting. What the system said, once: as `EMFILE` and `ENFILE`, when the
     /// process or the system has no descriptor left; connections then wait in the backlog.
     pub fn accept(&self) -> Accept {
-        Accept { acceptor: Rc::clone(&self.acceptor), holds: false }
+        Accept { acceptor: Rc::clone(&self.acceptor), holds: false, armed: None }
     }
 
     /// The connections, one after the other, as a stream that never ends.
@@ -367,12 +368,61 @@ pub struct Accept {
     acceptor: Rc<Acceptor>,
     /// Whether it is the one that `has_caller` speaks of.
     holds: bool,
+    /// If so, what is with the kernel: nothing is borrowed when it is polled, and with it foreign code.
+    armed: Option<Armed>,
 }
 
 impl Accept {
     fn release(&mut self) {
         if std::mem::take(&mut self.holds) {
+            self.acceptor.armed.replace(self.armed.take());
             self.acceptor.has_caller.set(false);
+        }
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        loop {
+            let (descriptor, peer) = ready!(self.poll_descriptor(cx))?;
+            let peer = match peer {
+                Some(peer) => Ok(peer),
+                None => descriptor.as_os().and_then(os::peer_name).and_then(|address| internet(&address)),
+            };
+            match peer {
+                // It was reset, and this system has forgotten it. Others may wait behind it.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                peer => {
+                    let (peer, driver) = (peer?, self.acceptor.driver.clone());
+                    return Poll::Ready(Ok((TcpStream::new(descriptor, driver, Some(peer)), peer)));
+                }
+            }
+        }
+    }
+
+    /// The next connection, and its peer if the kernel has said so.
+    fn poll_descriptor(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Descriptor, Option<SocketAddr>)>> {
+        loop {
+            let answer = match self.armed.get_or_insert_with(|| self.acceptor.arm()) {
+                Armed::Many(many) => {
+                    let item = ready!(many.poll_next(cx));
+                    if many.is_finished() {
+                        self.armed = None;
+                    }
+                    item.map(|item| item.map(|descriptor| (descriptor, None)))
+                }
+                Armed::One(accept) => {
+                    let answer = ready!(Pin::new(accept).poll(cx));
+                    self.armed = None;
+                    Some(answer)
+                }
+            };
+            match answer {
+                None => {}
+                Some(Err(error)) if is_cancelled(&error) => {}
+                Some(answer) => return Poll::Ready(answer),
+            }
         }
     }
 }
@@ -386,8 +436,9 @@ impl Future for Accept {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::ResourceBusy, AcceptorBusy)));
             }
             self.holds = true;
+            self.armed = self.acceptor.armed.take();
         }
-        let accepted = ready!(self.acceptor.poll_accept(cx));
+        let accepted = ready!(self.poll_accept(cx));
         self.release();
         Poll::Ready(accepted)
     }
@@ -415,51 +466,6 @@ impl Stream for Incoming {
 }
 
 impl Acceptor {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        loop {
-            let (descriptor, peer) = ready!(self.poll_descriptor(cx))?;
-            let peer = match peer {
-                Some(peer) => Ok(peer),
-                None => descriptor.as_os().and_then(os::peer_name).and_then(|address| internet(&address)),
-            };
-            match peer {
-                // It was reset, and this system has forgotten it. Others may wait behind it.
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-                peer => {
-                    let peer = peer?;
-                    let stream = TcpStream::new(descriptor, self.driver.clone(), Some(peer));
-                    return Poll::Ready(Ok((stream, peer)));
-                }
-            }
-        }
-    }
-
-    /// The next connection, and its peer if the kernel has said so.
-    fn poll_descriptor(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Descriptor, Option<SocketAddr>)>> {
-        loop {
-            let mut slot = self.armed.borrow_mut();
-            let answer = match slot.get_or_insert_with(|| self.arm()) {
-                Armed::Many(many) => {
-                    let item = ready!(many.poll_next(cx));
-                    if many.is_finished() {
-                        *slot = None;
-                    }
-                    item.map(|item| item.map(|descriptor| (descriptor, None)))
-                }
-                Armed::One(accept) => {
-                    let answer = ready!(Pin::new(accept).poll(cx));
-                    *slot = None;
-                    Some(answer)
-                }
-            };
-            match answer {
-                None => {}
-                Some(Err(error)) if is_cancelled(&error) => {}
-                Some(answer) => return Poll::Ready(answer),
-            }
-        }
-    }
-
     fn arm(&self) -> Armed {
         let (fd, direct) = (Rc::clone(&self.fd), self.direct);
         if direct {

@@ -3,14 +3,15 @@
 //! The peers are threads with std's sockets: they are right, and they run when they like, so that bytes and connections
 //! arrive at any point of a turn. Futures are given up after a few turns, not after a time.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream as StdStream};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ mod wine;
 
 use super::*;
 use crate::io::buf::IoBuf;
+use crate::io::driver::waiter::waker_that_meddles;
 use crate::io::driver::{DriverConfig, DriverHandle};
 use crate::runtime::Builder;
 use crate::spawn_local;
@@ -1200,5 +1202,42 @@ fn read_exact_fills_a_slice_and_leaves_the_rest_of_the_buffer() {
         }
         two.write_all("def").await.0.expect("the peer is there");
         assert_eq!(waits.await.expect("no panic").expect("six bytes"), b"--abcdef--");
+    });
+}
+
+// Whatever is borrowed while a waker is cloned would be found so by a clone that comes back to the socket.
+#[test]
+fn a_waker_may_use_the_socket_when_it_is_cloned() {
+    run(async {
+        let (listener, addr) = listen().await;
+        let client = TcpStream::connect(addr).await.expect("somebody listens");
+        let listener = Rc::new(listener);
+        let mut accept = listener.accept();
+        let waker = waker_that_meddles({
+            let listener = Rc::clone(&listener);
+            move || assert_eq!(listener.stashed(), 0)
+        });
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut accept).poll(&mut cx).is_pending(), "submitted");
+        assert!(Pin::new(&mut accept).poll(&mut cx).is_pending(), "and waited for");
+        drop(waker);
+        let (server, _) = accept.await.expect("somebody has connected");
+        let (server, cloned) = (Rc::new(server), Rc::new(Cell::new(0)));
+        let waker = || {
+            let (server, cloned) = (Rc::clone(&server), Rc::clone(&cloned));
+            waker_that_meddles(move || cloned.set(cloned.get() + 1 + server.socket_waits()))
+        };
+        for _ in 0..2 {
+            let mut recv = server.recv();
+            assert!(Pin::new(&mut recv).poll(&mut Context::from_waker(&waker())).is_pending());
+        }
+        let mut read = server.read(vec![0; 8]);
+        assert!(Pin::new(&mut read).poll(&mut Context::from_waker(&waker())).is_pending());
+        assert_eq!(
+            cloned.get(),
+            3,
+            "once when armed, once by the second call, once by the read that disarms"
+        );
+        drop(client);
     });
 }

@@ -333,14 +333,17 @@ impl<T: Operation + MultishotLifecycle> Multishot<T> {
         Some(T::into_item(completion))
     }
 
-    /// Asks the kernel to stop. Answers that come before the terminal one are kept.
-    pub(crate) fn request_cancel(&mut self) {
-        if let Stream::Submitted(token) = self.state
-            && !self.cancelling
-            && let Some(driver) = self.driver.upgrade()
-        {
-            self.cancelling = true;
-            driver.request_cancel(token);
+    /// What the driver is to be asked to cancel, once. Answers that come before the terminal one are kept.
+    pub(crate) fn begin_cancel(&mut self) -> Option<Token> {
+        let token = self.token()?;
+        (!std::mem::replace(&mut self.cancelling, true)).then_some(token)
+    }
+
+    /// What the driver knows it by, from the first poll until the terminal answer was taken.
+    pub(crate) fn token(&self) -> Option<Token> {
+        match self.state {
+            Stream::Submitted(token) => Some(token),
+            Stream::Unsubmitted(_) | Stream::Finished => None,
         }
     }
 

@@ -498,19 +498,20 @@ impl<R> Future for Answer<R> {
     type Output = Result<R, JobFailed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Cloned before and dropped after the lock is held: a waker is user code then, and may abort this very job.
+        let waker = cx.waker().clone();
         let mut desk = lock(&self.desk);
         if let Some(answer) = desk.answer.take() {
+            drop(desk);
             return Poll::Ready(answer);
         }
         if mutant("answer: look, then leave a waker") {
             drop(desk);
             desk = lock(&self.desk);
         }
-        if !desk.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            let before = desk.waker.replace(cx.waker().clone());
-            drop(desk);
-            drop(before);
-        }
+        let before = desk.waker.replace(waker);
+        drop(desk);
+        drop(before);
         Poll::Pending
     }
 }
@@ -698,6 +699,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::io::driver::waiter::waker_that_meddles;
 
     /// Wakes a thread that blocks on an answer.
     struct Unpark(thread::Thread);
@@ -832,6 +834,28 @@ mod tests {
         drop(go);
         assert!(wait(first).is_ok(), "a running job is not to be stopped");
         assert_eq!(wait(third).expect("it ran"), 3);
+    }
+
+    // The lock is not to be had twice: a clone that aborts its own job would wait for itself.
+    #[test]
+    fn a_waker_may_end_the_pool_when_it_is_cloned() {
+        let pool = Arc::new(pool(1, 1));
+        let (go, gate) = mpsc::channel::<()>();
+        let (say, running) = mpsc::channel::<()>();
+        let first = pool.submit(move || {
+            say.send(()).expect("the test waits");
+            let _ = gate.recv();
+        });
+        running.recv().expect("the job runs");
+        let mut second = pool.submit(|| 2).expect("one may wait");
+        let waker = waker_that_meddles({
+            let pool = Arc::clone(&pool);
+            move || pool.close()
+        });
+        let answer = Pin::new(&mut second).poll(&mut Context::from_waker(&waker));
+        assert!(matches!(answer, Poll::Ready(Err(JobFailed::Dropped))));
+        drop(go);
+        assert!(wait(first.expect("it was taken")).is_ok());
     }
 
     // A program that lives from its latency must not find out in production that `connect` waits for threads.

@@ -200,3 +200,29 @@ impl Drop for TaskRef {
         unsafe { (self.0.vtable.release)(self.0.data) };
     }
 }
+
+/// A waker whose clone calls `meddle`, as that of a program's own waker may call anything. For tests that use one thread.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn waker_that_meddles(meddle: impl Fn() + 'static) -> Waker {
+    use std::mem::ManuallyDrop;
+    use std::rc::Rc;
+    use std::task::RawWaker;
+
+    type Meddle = Box<dyn Fn()>;
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, forget, |_| (), forget);
+
+    fn clone(data: *const ()) -> RawWaker {
+        // SAFETY: `data` came from `Rc::into_raw`, and the waker that is cloned has a count in it, which stays its own.
+        let meddle = ManuallyDrop::new(unsafe { Rc::from_raw(data.cast::<Meddle>()) });
+        meddle();
+        RawWaker::new(Rc::into_raw(Rc::clone(&meddle)).cast(), &VTABLE)
+    }
+    fn forget(data: *const ()) {
+        // SAFETY: as above; the waker ends here, and its count with it.
+        drop(unsafe { Rc::from_raw(data.cast::<Meddle>()) });
+    }
+
+    let meddle: Meddle = Box::new(meddle);
+    // SAFETY: the vtable counts as `RawWaker` asks. That it may not be sent is what the caller vouches for.
+    unsafe { Waker::from_raw(RawWaker::new(Rc::into_raw(Rc::new(meddle)).cast(), &VTABLE)) }
+}
