@@ -8,9 +8,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 
 use super::mesh::links::Links;
 use super::metrics::WorkerMetrics;
@@ -184,16 +182,6 @@ impl Context {
     fn place(&self, task: TaskRef) {
         self.placed.set(self.placed.get() + 1);
         self.executor.place(task, self.clock.coarse_ns());
-    }
-
-    /// Waits until `send` to that worker would not be refused.
-    pub(crate) async fn room_to_send(&self, to: WorkerId) {
-        poll_fn(|cx| self.poll_room(to, cx)).await;
-    }
-
-    /// The same, for a caller that borrows nothing meanwhile.
-    pub(crate) fn poll_room(&self, to: WorkerId, cx: &std::task::Context<'_>) -> Poll<()> {
-        if to == self.id { Poll::Ready(()) } else { self.links.borrow_mut().poll_room(to, cx) }
     }
 
     /// Runs a future as a task of this worker.

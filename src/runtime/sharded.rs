@@ -42,6 +42,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::gate::{Gate, GatePass};
+use super::mesh::links::RoomToSend;
 use super::task::{JoinError, JoinHandle, Label};
 use super::task_local::TaskLocal;
 use super::timer::{Timer, Timers};
@@ -426,7 +427,7 @@ impl<S: 'static> Sharded<S> {
         Fut: Future + 'static,
         Fut::Output: Send + 'static,
     {
-        Context::current().room_to_send(worker).await;
+        RoomToSend::new(worker).await;
         Context::current().spawn_to_as(label, worker, work)
     }
 

@@ -11,10 +11,13 @@ mod tear_down;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Duration;
 
 use super::context::Context;
+use super::mesh::links::RoomToSend;
 use super::mesh::mailbox::Mailbox;
 use super::sharded::{CallError, Sharded};
 use super::shared::Shared;
@@ -26,6 +29,7 @@ use super::worker::Worker;
 use super::worker_id::WorkerId;
 use crate::io::buf::Pool;
 use crate::io::driver::sim::{Faults, SimDriver, SimWorld};
+use crate::io::driver::waiter::waker_that_meddles;
 use crate::io::driver::{DriverConfig, DriverHandle, Op, PlatformDriver};
 use crate::io::op::net::{Recv, Send};
 use crate::sync::Arc;
@@ -346,7 +350,7 @@ fn a_worker_that_is_flooded_with_tasks_leaves_them_in_their_rings() {
                 .map(|from| {
                     spawn_to(WorkerId::new(from), async move || {
                         for _ in 0..20_000 {
-                            Context::current().room_to_send(WorkerId::new(0)).await;
+                            RoomToSend::new(WorkerId::new(0)).await;
                             drop(spawn_to(WorkerId::new(0), async || ()));
                         }
                     })
@@ -363,6 +367,62 @@ fn a_worker_that_is_flooded_with_tasks_leaves_them_in_their_rings() {
         assert!(most_alive > 200, "void: seed {seed}: {most_alive}");
         assert!(most_alive <= 256 + 2 * 256 + 64, "seed {seed}: {most_alive} tasks");
         crew.end();
+    }
+}
+
+/// A future that waits for room while another side of its `select` is polled again and again, or that is given up and made anew, would
+/// leave a waker behind each time, for as long as the receiver is stuck; and one that has moved meanwhile, at the worker it came from.
+#[test]
+fn who_waits_for_room_waits_once_and_leaves_nothing_behind() {
+    /// Has no room left towards `to`: there are fewer places than that.
+    fn fill(to: WorkerId) {
+        for _ in 0..6_000 {
+            drop(spawn_to(to, async || ()));
+        }
+    }
+    fn waits(room: &mut RoomToSend, waker: &Waker) -> bool {
+        Pin::new(room).poll(&mut std::task::Context::from_waker(waker)).is_pending()
+    }
+    let mut crew = Crew::new(3, 0);
+    let stuck = WorkerId::new(1);
+    let work = async move {
+        fill(stuck);
+        let counts = [(), ()].map(|()| Arc::new(Wakes::default()));
+        let mut rooms = [(), ()].map(|()| RoomToSend::new(stuck));
+        for _ in 0..500 {
+            for (room, count) in rooms.iter_mut().zip(&counts) {
+                assert!(waits(room, &Waker::from(count.clone())));
+            }
+        }
+        let kept = || counts.each_ref().map(|count| Arc::strong_count(count) - 1);
+        assert_eq!(kept(), [1, 1], "after a thousand polls");
+        let [mut moves, stays] = rooms;
+        drop(stays);
+        assert_eq!(kept(), [1, 0]);
+        let waker = Waker::from(counts[0].clone());
+        let moved = spawn_to(WorkerId::new(2), async move || {
+            fill(stuck);
+            assert!(waits(&mut moves, &waker));
+            moves
+        });
+        let moved = moved.await.expect("no panic");
+        assert_eq!(kept(), [1, 0], "at the worker that polled it last");
+        drop(moved);
+        assert_eq!(kept(), [0, 0]);
+        // The links are not borrowed while a waker is cloned, which may send.
+        let sends = waker_that_meddles(|| drop(spawn_to(WorkerId::new(2), async || ())));
+        assert!(waits(&mut RoomToSend::new(stuck), &sends));
+    };
+    crew.run_choosing(work, |worker| worker != stuck.index());
+    crew.end();
+}
+
+/// Counts its wakes.
+#[derive(Default)]
+struct Wakes(AtomicU64);
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
     }
 }
 

@@ -16,6 +16,7 @@ use std::task::Poll;
 use super::JoinHandle;
 use crate::runtime::WorkerId;
 use crate::runtime::context::{Context, spawn_here};
+use crate::runtime::mesh::links::RoomToSend;
 use crate::runtime::task::Label;
 
 /// Runs a future as a task of this worker, where it stays. It may hold `Rc`s and do I/O.
@@ -183,7 +184,7 @@ where
     async move {
         let mut calls: Vec<Aborting<Result<(), E>>> = Vec::with_capacity(workers);
         for worker in (0..workers).map(WorkerId::new) {
-            poll_fn(|cx| Context::current().poll_room(worker, cx)).await;
+            RoomToSend::new(worker).await;
             let work = work.clone();
             let call = Context::current().spawn_to_as(label.clone(), worker, async move || work().await);
             calls.push(Aborting(call));

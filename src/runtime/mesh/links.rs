@@ -5,21 +5,28 @@
 //! doorbell: so a burst costs one publication and at most one wake.
 //!
 //! **Full rings.** What finds its ring full waits in the link's *outbox*, in order, up to [`OUTBOX_MAX`]; the next message
-//! is given back to the caller, who either waits for room ([`poll_room`](Links::poll_room)) or fails with a typed error.
+//! is given back to the caller, who either waits for room ([`RoomToSend`]) or fails with a typed error.
 //! A sender with a filled outbox asks to be rung when there is room ([`room`](super::room)), and tries once more.
+//!
+//! **Waiting for room.** Who waits stands in the link's list once, however often it is polled, and leaves it when it is dropped: so
+//! the list is as long as there are futures that wait. The future may belong to a task that moves to another worker meanwhile. So it
+//! has a count in the list where it stands, can leave it from anywhere, and joins that of the worker that polls it next.
 //!
 //! Rings are made when a worker first sends to another: a program whose workers do not talk has none.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use super::ring::{Consumer, Producer, ring};
 use crate::io::driver::waiter::Waiter;
+use crate::runtime::context;
 use crate::runtime::shared::Shared;
 use crate::runtime::task::TaskRef;
 use crate::runtime::worker_id::WorkerId;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 
 /// Messages that one ring holds: 8 KiB of pointers, and several turns' worth for the receiver.
 const RING_MESSAGES: usize = 1024;
@@ -52,8 +59,16 @@ struct Link {
     producer: Option<Producer<TaskRef>>,
     outbox: VecDeque<TaskRef>,
     listed: bool,
-    /// Who waits for the outbox to have room.
-    waiters: Vec<Waiter>,
+    /// Who waits for the outbox to have room, if somebody does.
+    waiting: Option<Arc<Mutex<Waiting>>>,
+}
+
+/// Who waits for the same room, by ticket: the first to come has the lowest, and is woken first.
+#[derive(Default)]
+struct Waiting {
+    wakers: BTreeMap<u64, Waker>,
+    /// The last ticket that was given out.
+    tickets: u64,
 }
 
 impl Links {
@@ -105,17 +120,10 @@ impl Links {
         Ok(())
     }
 
-    /// Waits until `send` to that worker would not be refused for want of room.
-    pub(crate) fn poll_room(&mut self, to: WorkerId, cx: &Context<'_>) -> Poll<()> {
-        let Some(link) = self.to.get_mut(to.index()) else { return Poll::Ready(()) };
-        if link.outbox.len() < OUTBOX_MAX {
-            return Poll::Ready(());
-        }
-        // A task that is polled for another reason, again and again, waits once.
-        if link.waiters.last().is_none_or(|last| !last.will_wake(cx)) {
-            link.waiters.push(Waiter::of(cx));
-        }
-        Poll::Pending
+    /// The list to wait in until `send` to that worker would not be refused for want of room; `None` if it would not be now.
+    fn without_room(&mut self, to: WorkerId) -> Option<Arc<Mutex<Waiting>>> {
+        let link = self.to.get_mut(to.index())?;
+        (link.outbox.len() >= OUTBOX_MAX).then(|| Arc::clone(link.waiting.get_or_insert_default()))
     }
 
     /// Publishes what was sent and rings. Gives back who waited for room that there is now: to be woken by the caller,
@@ -133,8 +141,11 @@ impl Links {
             if producer.publish() {
                 shared.mailbox(receiver).doorbell().ring(me.index());
             }
-            if link.outbox.len() < OUTBOX_MAX {
-                woken.append(&mut link.waiters);
+            if link.outbox.len() < OUTBOX_MAX
+                && let Some(waiting) = link.waiting.take()
+            {
+                let wakers = std::mem::take(&mut lock(&waiting).wakers);
+                woken.extend(wakers.into_values().map(Waiter::Waker));
             }
             link.listed = !link.outbox.is_empty();
             link.listed
@@ -200,6 +211,66 @@ impl Links {
             rings.extend(self.shared.take_over(self.me, other));
         }
         (std::mem::take(&mut self.to), rings)
+    }
+}
+
+/// Waits until a message from the worker that polls it to another would not be refused for want of room.
+#[must_use = "futures do nothing unless awaited"]
+pub(crate) struct RoomToSend {
+    to: WorkerId,
+    /// Where it waits, and its ticket there.
+    place: Option<(Arc<Mutex<Waiting>>, u64)>,
+}
+
+impl RoomToSend {
+    /// Waits for room towards `to`.
+    pub(crate) fn new(to: WorkerId) -> RoomToSend {
+        RoomToSend { to, place: None }
+    }
+
+    /// Waits no more.
+    fn leave(&mut self) {
+        if let Some((waiting, ticket)) = self.place.take() {
+            let waker = lock(&waiting).wakers.remove(&ticket);
+            // Foreign code, with no lock held.
+            drop(waker);
+        }
+    }
+}
+
+impl Future for RoomToSend {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Foreign code, called before anything is borrowed.
+        let waker = cx.waker().clone();
+        let waiting = context::Context::current().links.borrow_mut().without_room(self.to);
+        let Some(waiting) = waiting else {
+            self.leave();
+            return Poll::Ready(());
+        };
+        if self.place.as_ref().is_none_or(|(place, _)| !Arc::ptr_eq(place, &waiting)) {
+            self.leave();
+            let mut list = lock(&waiting);
+            list.tickets += 1;
+            self.place = Some((Arc::clone(&waiting), list.tickets));
+        }
+        let (_, ticket) = self.place.as_ref().expect("it was put there just now");
+        let before = lock(&waiting).wakers.insert(*ticket, waker);
+        drop(before);
+        Poll::Pending
+    }
+}
+
+impl Drop for RoomToSend {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl fmt::Debug for RoomToSend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RoomToSend").field("to", &self.to).finish_non_exhaustive()
     }
 }
 
