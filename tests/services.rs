@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -130,6 +130,54 @@ fn a_service_that_cannot_start_is_rolled_back() {
     assert_eq!(notes.take(), [(3, "dropped"), (2, "dropped"), (0, "dropped")]);
 }
 
+/// A start that is given up must leave nothing: neither the instances that were there already, nor one whose factory could not be
+/// aborted, being in a poll, and ends later. And a factory that waits must not go on.
+#[test]
+fn a_start_that_is_given_up_is_rolled_back() {
+    let notes = Notes::default();
+    let noted = notes.clone();
+    runtime(4).block_on(async move {
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let factory = {
+            let noted = noted.clone();
+            async move |worker: WorkerId| {
+                let instance = Noted::new(&noted);
+                match worker.index() {
+                    1 => noted.note("waits"),
+                    2 => noted.note("blocks"),
+                    _ => noted.note("starts"),
+                }
+                match worker.index() {
+                    1 => std::future::pending().await,
+                    2 => drop(gate.lock().expect("no test panics under the lock").recv()),
+                    _ => {}
+                }
+                Ok::<_, Infallible>(instance)
+            }
+        };
+        let mut start = Box::pin(Sharded::start(factory));
+        // All are there, or as far as they get.
+        poll_fn(|cx| {
+            assert!(start.as_mut().poll(cx).is_pending());
+            cx.waker().wake_by_ref();
+            let begun = noted.0.lock().expect("no test panics under the lock").len();
+            if begun == 4 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        noted.take();
+        drop(start);
+        go.send(()).expect("the factory waits");
+        while noted.0.lock().expect("no test panics under the lock").len() < 4 {
+            yield_now().await;
+        }
+        let mut dropped = noted.take();
+        dropped.sort_unstable();
+        assert_eq!(dropped, [0, 1, 2, 3].map(|worker| (worker, "dropped")));
+    });
+    assert_eq!(notes.take(), [], "nothing was left to the end of the runtime");
+}
+
 /// The hook is where files are synced: it must have the instance whole, on its worker, and the others must not have
 /// been forgotten because one failed.
 #[test]
@@ -243,7 +291,7 @@ fn an_instance_in_use_at_the_deadline_is_dropped_by_its_last_call() {
             Ok::<_, Infallible>(())
         };
         let stopped = service.stop_with(Duration::from_millis(5), stop).await;
-        assert!(matches!(stopped, Err(StopError::Unfinished(left)) if left.calls == 1), "{stopped:?}");
+        assert!(matches!(&stopped, Err(StopError::Unfinished(left)) if left.calls == 1), "{stopped:?}");
         assert_eq!(notes.take(), [(1, "stopping"), (1, "dropped")]);
         assert!(service.local().is_err());
         used.notes.note("used");

@@ -156,6 +156,24 @@ impl Context {
         handle
     }
 
+    /// Runs `work` on a worker, however many messages wait for it: by its mailbox, for few and small ones that are not to be refused.
+    pub(crate) fn spawn_past_the_bound<F, Fut>(
+        &self,
+        label: Label,
+        worker: WorkerId,
+        work: F,
+    ) -> JoinHandle<Fut::Output>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let mailbox = self.shared.mailbox(worker);
+        let (task, handle) = TaskRef::new_remote_at(work, mailbox, label);
+        mailbox.push(task);
+        handle
+    }
+
     /// Runs a future wherever there is time for it.
     pub(crate) fn spawn<F>(&self, label: Label, future: F) -> JoinHandle<F::Output>
     where

@@ -10,6 +10,10 @@
 //!               are dropped, last worker first                           └▶ instances stopped, last worker first
 //! ```
 //!
+//! **A start that is given up.** Until all have started, an instance is kept by a [`Started`], which is what the factory's task returns.
+//! Whoever drops it takes the instance away again: the one who waited for the start, or, if nobody waits any more, the task itself when
+//! its factory is done. So there is no moment at which an instance belongs to nobody.
+//!
 //! **The gate.** A call enters its instance through a [`Gate`], which counts it. Stopping closes all gates first, on every
 //! worker, so that no new call can reach an instance while another one is being taken away.
 //!
@@ -35,7 +39,7 @@ use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -43,10 +47,13 @@ use std::time::Duration;
 use super::context::Context;
 use super::gate::{Gate, GatePass};
 use super::mesh::links::RoomToSend;
-use super::task::{JoinError, JoinHandle, Label};
+use super::mesh::reply::reply;
+use super::shared::Shared;
+use super::task::{Aborting, JoinError, JoinHandle, Label, TaskRef};
 use super::task_local::TaskLocal;
 use super::timer::{Timer, Timers};
 use super::worker_id::WorkerId;
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A service with one instance on each worker. Cheap to clone; can be sent anywhere in its runtime.
@@ -95,6 +102,9 @@ type Line = Rc<[u64]>;
 impl<S: 'static> Sharded<S> {
     /// Makes an instance on every worker, all at the same time.
     ///
+    /// If the future is dropped before it is ready, the factories are aborted, and the instances that have started dropped, each on its
+    /// worker.
+    ///
     /// A service that is not [stopped](Sharded::stop) is dropped when the runtime ends: on each worker by itself, and services
     /// that were started later before those started earlier.
     ///
@@ -113,23 +123,28 @@ impl<S: 'static> Sharded<S> {
         let workers = Context::current().shared.workers();
         let key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
         let service = Sharded { key, workers, _instances: PhantomData };
-        let starts = service.on_workers(async move || {
-            let instance = factory(Context::current().id).await?;
-            let shard = Rc::new(Shard::new(key, instance));
-            Context::current().instances.borrow_mut().insert(key, shard);
-            Ok(())
-        });
-        let mut failed = None;
-        for start in starts.await {
-            match start {
-                Ok(Ok(())) => {}
+        let mut starts = Vec::with_capacity(workers);
+        for worker in service.ids() {
+            let factory = factory.clone();
+            let start = async move || Ok(Started::insert(key, factory(worker).await?));
+            starts.push(Aborting(service.spawn_to(Label::here(), worker, start).await));
+        }
+        let (mut started, mut failed) = (Vec::with_capacity(workers), None);
+        for start in &mut starts {
+            match (&mut start.0).await {
+                Ok(Ok(instance)) => started.push(instance),
                 Ok(Err(error)) => failed = failed.or(Some(Ok(error))),
                 Err(error) => failed = failed.or(Some(Err(error))),
             }
         }
-        let Some(failed) = failed else { return Ok(service) };
-        // Nobody else knows the service, so no call can be in flight.
+        let Some(failed) = failed else {
+            started.into_iter().for_each(Started::keep);
+            return Ok(service);
+        };
+        // Nobody else knows the service, so no call can be in flight. What this leaves, because it is dropped half-way or a
+        // worker is stuck, goes with `started`.
         let _no_calls = service.stop(Duration::ZERO).await;
+        drop(started);
         match failed {
             Ok(error) => Err(error),
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
@@ -256,13 +271,17 @@ impl<S: 'static> Sharded<S> {
     /// finish until `patience` has passed; then the instances are dropped, last worker first, each on its worker. An instance
     /// that is still in use then is dropped by its last call.
     ///
+    /// A worker that is in a poll and does not answer is waited for until `patience` has passed, and at least as long as
+    /// [`Builder::drain_patience`](super::Builder::drain_patience) says. Then it is left out, and named by the error; it stops its
+    /// instance when it comes back.
+    ///
     /// Two stops at the same time share the work: each instance is stopped by the one that reaches it first, and both wait for
     /// it. If the future is dropped, the gates stay closed, and the instances that it has not reached stay until another stop
     /// or the end of the runtime.
     ///
     /// # Errors
     ///
-    /// [`Unfinished`] if calls were in flight when the time was up.
+    /// [`Unfinished`] if calls were in flight when the time was up, or a worker did not answer.
     ///
     /// # Panics
     ///
@@ -278,8 +297,9 @@ impl<S: 'static> Sharded<S> {
     /// Stops the service as [`stop`](Sharded::stop) does, and gives each instance to `stop`, which can do what a destructor
     /// cannot: await. One after the other, last worker first, each on its worker; all of them, also when one fails.
     ///
-    /// `patience` is for calls in flight. An instance that is in use even so is not given to `stop`. How long that may take is
-    /// its own business.
+    /// `patience` is for calls in flight, and for workers that do not answer. An instance that is in use even so is not given to
+    /// `stop`; that of a worker which did not answer is, when it comes back, and nobody waits for it. How long `stop` may take is its
+    /// own business.
     ///
     /// ```
     /// # use std::{io, time::Duration};
@@ -297,7 +317,7 @@ impl<S: 'static> Sharded<S> {
     /// # Errors
     ///
     /// [`StopError::Failed`] with the first error of `stop`; else [`StopError::Unfinished`] if calls were in flight when the
-    /// time was up.
+    /// time was up, or a worker did not answer.
     ///
     /// # Panics
     ///
@@ -309,21 +329,40 @@ impl<S: 'static> Sharded<S> {
         E: Send + 'static,
     {
         let key = self.key;
-        let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
-        let deadline_ns = Timers::current().now().saturating_add(patience_ns);
-        self.on_workers(async move || {
+        let grace_ns = saturating_ns(Context::current().shared.drain_patience);
+        let deadline_ns = Timers::current().now().saturating_add(saturating_ns(patience));
+        let answers_by_ns = deadline_ns.max(Timers::current().now().saturating_add(grace_ns));
+        let close = async move || {
             if let Some(shard) = Shard::<S>::find(key) {
                 let _closed = shard.gate.close();
             }
-        })
-        .await;
-        self.idle_until(deadline_ns).await;
+        };
+        let closed = self.on_workers(answers_by_ns, close).await;
+        let mut silent: Vec<WorkerId> = self
+            .ids()
+            .zip(&closed)
+            .filter(|(_, answer)| answer.is_none())
+            .map(|(worker, _)| worker)
+            .collect();
+        self.idle_until(deadline_ns, answers_by_ns).await;
         let (mut calls, mut failed, mut panic) = (0, None, None);
         for worker in self.ids().rev() {
+            let (begins, begun) = reply();
             let stop = stop.clone();
-            let departed =
-                self.spawn_to(Label::here(), worker, async move || Shard::<S>::depart(key, stop).await).await;
-            match departed.await {
+            let depart = async move || {
+                let _nobody_waits = begins.send(());
+                Shard::<S>::depart(key, stop).await
+            };
+            let waits = !silent.contains(&worker);
+            let departs = Context::current().spawn_past_the_bound(Label::here(), worker, depart);
+            let by_ns = Timers::current().now().saturating_add(if waits { grace_ns } else { 0 });
+            if until(by_ns, begun).await.is_none() {
+                if waits {
+                    silent.push(worker);
+                }
+                continue;
+            }
+            match departs.await {
                 Ok(Departed::Stopped(Ok(()))) => {}
                 Ok(Departed::Stopped(Err(error))) => failed = failed.or(Some(error)),
                 Ok(Departed::InUse(by)) => calls += by,
@@ -332,25 +371,28 @@ impl<S: 'static> Sharded<S> {
                 Err(_) => {}
             }
         }
+        silent.sort_unstable();
         match (panic, failed, calls) {
             (Some(panic), ..) => resume_unwind(panic.into_panic()),
             (None, Some(error), _) => Err(StopError::Failed(error)),
-            (None, None, 0) => Ok(()),
-            (None, None, calls) => Err(StopError::Unfinished(Unfinished { calls })),
+            (None, None, 0) if silent.is_empty() => Ok(()),
+            (None, None, calls) => Err(StopError::Unfinished(Unfinished { calls, silent })),
         }
     }
 
-    /// Waits until the last call is over, or the deadline. See *When is the last call over?* above.
-    async fn idle_until(&self, deadline_ns: u64) {
+    /// Waits until the last call is over, or the deadline. See *When is the last call over?* above. A worker that does not answer is
+    /// not waited for any longer than that says.
+    async fn idle_until(&self, deadline_ns: u64, answers_by_ns: u64) {
         let key = self.key;
         let mut before = None;
         loop {
-            let round = self.on_workers(async move || {
+            let idle = async move || {
                 let Some(shard) = Shard::<S>::find(key) else { return 0 };
-                shard.idle_until(deadline_ns).await;
+                until(deadline_ns, shard.gate.left()).await;
                 shard.entered.get()
-            });
-            let entered: u64 = round.await.into_iter().map(|entered| entered.unwrap_or(0)).sum();
+            };
+            let round = self.on_workers(answers_by_ns, idle).await;
+            let entered: u64 = round.into_iter().flatten().map(|entered| entered.unwrap_or(0)).sum();
             if before == Some(entered) || Timers::current().now() >= deadline_ns {
                 return;
             }
@@ -402,22 +444,36 @@ impl<S: 'static> Sharded<S> {
         self.spawn_to(label, worker, async move || service.call_here(line.map(Rc::from), call).await).await
     }
 
-    /// Runs `work` on every worker at the same time, and waits for all.
-    async fn on_workers<F, R>(&self, work: F) -> Vec<Result<R, JoinError>>
+    /// Runs `work` on every worker at the same time, and waits for all; but not for those that have not answered, or been sent anything for
+    /// want of room, when the clock has reached the deadline. They answer `None`.
+    async fn on_workers<F, R>(&self, deadline_ns: u64, work: F) -> Vec<Option<Result<R, JoinError>>>
     where
         F: AsyncFnOnce() -> R + Clone + Send + 'static,
         R: Send + 'static,
     {
-        let mut tasks = Vec::with_capacity(self.workers);
-        for worker in self.ids() {
-            let work = work.clone();
-            tasks.push(self.spawn_to(Label::here(), worker, async move || work().await).await);
-        }
-        let mut results = Vec::with_capacity(self.workers);
-        for task in tasks {
-            results.push(task.await);
-        }
-        results
+        // Side by side: one that has no room to be sent to does not take the others' time.
+        let mut calls: Vec<_> = self
+            .ids()
+            .map(|worker| {
+                let work = work.clone();
+                Box::pin(async move {
+                    self.spawn_to(Label::here(), worker, async move || work().await).await.await
+                })
+            })
+            .collect();
+        let mut answers: Vec<_> = calls.iter().map(|_| None).collect();
+        let all = poll_fn(|cx| {
+            for (call, answer) in calls.iter_mut().zip(&mut answers) {
+                if answer.is_none()
+                    && let Poll::Ready(given) = call.as_mut().poll(cx)
+                {
+                    *answer = Some(given);
+                }
+            }
+            if answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+        });
+        until(deadline_ns, all).await;
+        answers
     }
 
     /// Runs `work` on a worker, when there is room to send it there.
@@ -452,6 +508,20 @@ async fn answer<R>(call: JoinHandle<Result<R, CallError>>) -> Result<R, CallErro
         Err(error) if error.is_panic() => Err(CallError::Panicked(error)),
         Err(_) => Err(CallError::Stopped),
     }
+}
+
+/// What `future` yields, if it does before the clock has reached the deadline.
+async fn until<F: Future>(deadline_ns: u64, future: F) -> Option<F::Output> {
+    let (mut future, mut deadline) = (pin!(future), Timer::at(deadline_ns));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => deadline.poll(cx).map(|()| None),
+    })
+    .await
+}
+
+fn saturating_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What one worker keeps of a service.
@@ -500,19 +570,11 @@ impl<S: 'static> Shard<S> {
         Some(Instance { service, _pass: pass })
     }
 
-    /// Ready when no call is in flight here, or the clock has reached the deadline.
-    async fn idle_until(&self, deadline_ns: u64) {
-        let (mut left, mut deadline) = (self.gate.left(), Timer::at(deadline_ns));
-        poll_fn(|cx| match Pin::new(&mut left).poll(cx) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => deadline.poll(cx),
-        })
-        .await;
-    }
-
     /// Takes this worker's instance away, and stops it if no call has it.
     async fn depart<E>(key: u64, stop: impl AsyncFnOnce(S) -> Result<(), E>) -> Departed<E> {
         let Some(shard) = Shard::<S>::find(key) else { return Departed::Stopped(Ok(())) };
+        // It is, unless this worker was silent.
+        let _closed = shard.gate.close();
         let Some(service) = shard.service.take() else {
             shard.departure.left().await;
             return Departed::Stopped(Ok(()));
@@ -522,6 +584,42 @@ impl<S: 'static> Shard<S> {
             Ok(service) => Departed::Stopped(stop(service).await),
             Err(_in_use) => Departed::InUse(shard.gate.inside()),
         }
+    }
+}
+
+/// An instance of a service of which not all have started. Dropped, on whichever worker, it takes the instance away.
+struct Started {
+    key: u64,
+    worker: WorkerId,
+    /// `None` once the service is to keep it.
+    shared: Option<Arc<Shared>>,
+}
+
+impl Started {
+    /// Keeps an instance on this worker.
+    fn insert<S: 'static>(key: u64, instance: S) -> Started {
+        let here = Context::current();
+        here.instances.borrow_mut().insert(key, Rc::new(Shard::new(key, instance)));
+        Started { key, worker: here.id, shared: Some(Arc::clone(&here.shared)) }
+    }
+
+    /// The service has started.
+    fn keep(mut self) {
+        self.shared = None;
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else { return };
+        let key = self.key;
+        let take_away = async move || {
+            let shard = Context::current().instances.borrow_mut().remove(&key);
+            drop(shard);
+        };
+        // Past the bound on messages, since a destructor cannot wait for room; there is one for each instance.
+        let mailbox = shared.mailbox(self.worker);
+        mailbox.push(TaskRef::new_remote_at(take_away, mailbox, Label::here()).0);
     }
 }
 
@@ -588,27 +686,30 @@ impl From<CallError> for std::io::Error {
     }
 }
 
-/// Calls were still in flight when [`Sharded::stop`] ran out of patience.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What [`Sharded::stop`] left behind when it ran out of patience.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unfinished {
-    /// How many.
+    /// Calls that were still in flight. Their instances go with the last of them.
     pub calls: usize,
+    /// Workers that did not answer: each is in a poll, and stops its instance after that.
+    pub silent: Vec<WorkerId>,
 }
 
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} calls were still in flight when the service was stopped", self.calls)
+        write!(f, "{} calls were still in flight when the service was stopped", self.calls)?;
+        self.silent.iter().try_for_each(|worker| write!(f, "; worker {worker} did not answer"))
     }
 }
 
 impl Error for Unfinished {}
 
 /// Why [`Sharded::stop_with`] did not stop everything in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopError<E> {
-    /// Calls were still in flight, so their instances were left to them.
+    /// Calls were still in flight, so their instances were left to them; or a worker did not answer.
     Unfinished(Unfinished),
     /// The first error of those that stopped the instances.
     Failed(E),

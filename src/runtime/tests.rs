@@ -11,6 +11,8 @@ mod tear_down;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Waker;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::mesh::links::RoomToSend;
 use super::mesh::mailbox::Mailbox;
-use super::sharded::{CallError, Sharded};
+use super::sharded::{CallError, Sharded, StopError};
 use super::shared::Shared;
 use super::spawner::Spawner;
 use super::spin::{Spinner, Unparked};
@@ -32,9 +34,9 @@ use crate::io::driver::sim::{Faults, SimDriver, SimWorld};
 use crate::io::driver::waiter::waker_that_meddles;
 use crate::io::driver::{DriverConfig, DriverHandle, Op, PlatformDriver};
 use crate::io::op::net::{Recv, Send};
-use crate::sync::Arc;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Arc, Mutex};
 use crate::task::yield_now;
 use crate::time::{Instant, sleep, timeout};
 use crate::{mesh, spawn_local, spawn_to};
@@ -47,20 +49,25 @@ struct Crew {
 
 impl Crew {
     fn new(count: usize, seed: u64) -> Crew {
-        Crew::of(count, seed, true)
+        Crew::of(count, seed, true, Duration::from_secs(5))
     }
 
     /// The same, where tasks stay where they were placed.
     fn without_thieves(count: usize, seed: u64) -> Crew {
-        Crew::of(count, seed, false)
+        Crew::of(count, seed, false, Duration::from_secs(5))
     }
 
-    fn of(count: usize, seed: u64, steals: bool) -> Crew {
+    /// The same, where a worker that stands still is waited for so long.
+    fn with_patience(drain_patience: Duration, count: usize, seed: u64) -> Crew {
+        Crew::of(count, seed, true, drain_patience)
+    }
+
+    fn of(count: usize, seed: u64, steals: bool, drain_patience: Duration) -> Crew {
         let world = SimWorld::new(seed, Faults::SOME);
         let config = DriverConfig::default();
         let spawner = Spawner::new(count, steals);
         let mailboxes: Box<[_]> = (0..count).map(|worker| Mailbox::new(&spawner, worker, || ())).collect();
-        let shared = Arc::new(Shared::new(spawner, mailboxes, Duration::from_secs(5)));
+        let shared = Arc::new(Shared::new(spawner, mailboxes, drain_patience));
         let workers = (0..count).map(|index| {
             let sim = SimDriver::new(&world, &config).expect("a simulated driver needs nothing");
             let driver = DriverHandle::new(PlatformDriver::Sim(sim), &config);
@@ -493,6 +500,62 @@ fn a_crew_that_ends_in_the_middle_drops_everything_once() {
         crew.end();
         assert_eq!(dropped.load(crate::sync::atomic::Ordering::Relaxed), 301, "seed {seed}");
         assert!(late.is_finished());
+    }
+}
+
+/// A worker that does not come out of a poll must not keep a service from being stopped everywhere else, nor lose its instance
+/// without the hook when it does come out.
+#[test]
+fn a_stop_leaves_out_a_worker_that_stands_still_and_names_it() {
+    type Notes = Arc<Mutex<Vec<(usize, &'static str)>>>;
+    fn note(notes: &Notes, what: &'static str) {
+        notes.lock().expect("nobody panics under it").push((crate::current_worker().index(), what));
+    }
+    struct Noted(Notes);
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            note(&self.0, "dropped");
+        }
+    }
+    let stuck = WorkerId::new(1);
+    // Nothing, less than a worker that stands still is granted in any case, and more.
+    for patience in [0, 500, 4_000].map(Duration::from_micros) {
+        let mut crew = Crew::with_patience(Duration::from_millis(1), 3, 0);
+        let stands_still = Rc::new(Cell::new(false));
+        let standing = Rc::clone(&stands_still);
+        let work = async move {
+            let notes = Notes::default();
+            let noted = Arc::clone(&notes);
+            let started = Sharded::start(async move |_| Ok::<_, Infallible>(Noted(noted))).await;
+            let service = started.expect("the factory does not fail");
+            let stop = async |instance: Noted| {
+                note(&instance.0, "stopping");
+                Ok::<_, Infallible>(())
+            };
+            standing.set(true);
+            // The second finds the others' instances gone, and the first one's hook still to come. It has no room to send, either.
+            for stopped in [[2, 0].as_slice(), &[]] {
+                let stopping = service.stop_with(patience, stop).await;
+                let unfinished = match stopping.expect_err("one does not answer") {
+                    StopError::Unfinished(unfinished) => unfinished,
+                    StopError::Failed(never) => match never {},
+                };
+                assert_eq!((unfinished.calls, &*unfinished.silent), (0, [stuck].as_slice()));
+                assert!(unfinished.to_string().ends_with("; worker 1 did not answer"), "{unfinished}");
+                let seen = mem::take(&mut *notes.lock().expect("nobody panics under it"));
+                let ends = stopped.iter().flat_map(|&worker| [(worker, "stopping"), (worker, "dropped")]);
+                assert!(seen.iter().copied().eq(ends), "{seen:?}");
+                for _ in 0..6_000 {
+                    drop(spawn_to(stuck, async || ()));
+                }
+            }
+            standing.set(false);
+            service.stop(Duration::from_secs(3600)).await.expect("everybody answers");
+            let seen = mem::take(&mut *notes.lock().expect("nobody panics under it"));
+            assert_eq!(seen, [(1, "stopping"), (1, "dropped")]);
+        };
+        crew.run_choosing(work, |worker| worker != stuck.index() || !stands_still.get());
+        crew.end();
     }
 }
 

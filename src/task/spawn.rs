@@ -17,7 +17,7 @@ use super::JoinHandle;
 use crate::runtime::WorkerId;
 use crate::runtime::context::{Context, spawn_here};
 use crate::runtime::mesh::links::RoomToSend;
-use crate::runtime::task::Label;
+use crate::runtime::task::{Aborting, Label};
 
 /// Runs a future as a task of this worker, where it stays. It may hold `Rc`s and do I/O.
 ///
@@ -220,15 +220,6 @@ fn first_error_of<E>(mut calls: Vec<Aborting<Result<(), E>>>) -> impl Future<Out
             None => Poll::Ready(Ok(())),
         }
     })
-}
-
-/// Aborts its task when it is dropped.
-struct Aborting<T>(JoinHandle<T>);
-
-impl<T> Drop for Aborting<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What a stealable task cannot hold, each beside the same task placed where it can be held: so that it is refused for

@@ -193,6 +193,17 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
+/// Aborts its task when it is dropped.
+#[cfg(not(loom))]
+pub(crate) struct Aborting<T>(pub(crate) JoinHandle<T>);
+
+#[cfg(not(loom))]
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Ends a task from wherever it is kept. Dropping it does nothing.
 #[derive(Clone)]
 pub struct AbortHandle {

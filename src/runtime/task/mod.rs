@@ -185,6 +185,8 @@ mod tests;
 pub(crate) use executor::Entered;
 pub(crate) use executor::Executor;
 pub(crate) use finished::Finished;
+#[cfg(not(loom))]
+pub(crate) use join::Aborting;
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use label::Class;
 pub(crate) use label::Label;
