@@ -1,11 +1,12 @@
 //! A runtime starts, runs what it is given on the workers it is given it for, and ends whatever is left.
 
 use std::cell::Cell;
+use std::error::Error as _;
 use std::rc::Rc;
 use std::time::Duration;
 
 use veloq::runtime::{Builder, Handle};
-use veloq::task::yield_now;
+use veloq::task::{JoinSet, SendRefused, yield_now};
 use veloq::time::sleep;
 use veloq::{WorkerId, current_worker, spawn_local, spawn_to, workers};
 
@@ -31,6 +32,37 @@ fn a_task_runs_on_the_worker_it_is_sent_to_and_answers_across_the_mesh() {
                 assert_eq!(seen, worker);
             }
         }
+    });
+}
+
+/// A message that was refused for want of room, and says that it was cancelled, would look like one that somebody aborted.
+#[test]
+fn a_message_beyond_the_bound_is_refused_and_names_the_worker() {
+    runtime(2).block_on(async {
+        let other = workers().last().expect("there are two");
+        // None goes out before this turn ends.
+        let mut set = JoinSet::new();
+        for n in 0..5_120 {
+            set.spawn_to(other, async move || n);
+        }
+        let refused = spawn_to(other, async || ()).await.expect_err("there is no room");
+        let source = refused.source().and_then(|source| source.downcast_ref::<SendRefused>());
+        let source = source.expect("the source says why");
+        assert_eq!((source.worker, source.messages_max), (other, 5_120));
+        assert!(refused.is_refused() && !refused.is_cancelled() && !refused.is_panic());
+        let said = "was refused: 5120 messages from here wait for worker 1 already";
+        assert!(refused.to_string().ends_with(said), "{refused}");
+        set.spawn_to(other, async || 0);
+        set.insert(veloq::task::Builder::new().name("named").spawn_to(other, async || 0));
+        let (mut sum, mut refused) = (0, 0);
+        while let Some(ended) = set.join_next().await {
+            match ended {
+                Ok(n) => sum += n,
+                Err(error) => refused += u32::from(error.is_refused()),
+            }
+        }
+        assert_eq!((sum, refused), ((0..5_120).sum(), 2));
+        spawn_to(other, async || ()).await.expect("there is room again");
     });
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use super::mesh::links::Links;
+use super::mesh::links::{Links, Unsent};
 use super::metrics::WorkerMetrics;
 use super::shared::Shared;
 use super::spin::Spinner;
@@ -114,20 +114,7 @@ impl Context {
         CURRENT.try_with(late_ns).ok().flatten().unwrap_or(0)
     }
 
-    /// Sends a task to a worker, or adopts it here if the worker is this one.
-    ///
-    /// # Errors
-    ///
-    /// Gives the task back if too many wait for that worker already.
-    pub(crate) fn send(&self, to: WorkerId, task: TaskRef) -> Result<(), TaskRef> {
-        if to == self.id {
-            self.executor.adopt(task);
-            return Ok(());
-        }
-        self.links.borrow_mut().send(to, task)
-    }
-
-    /// Runs `work` on a worker. If too many messages wait for it, the task is dropped, which cancels it.
+    /// Runs `work` on a worker. If too many messages wait for it, the closure is dropped, and the handle says so.
     #[track_caller]
     pub(crate) fn spawn_to<F, Fut>(&self, worker: WorkerId, work: F) -> JoinHandle<Fut::Output>
     where
@@ -152,8 +139,15 @@ impl Context {
         Fut::Output: Send + 'static,
     {
         let (task, handle) = TaskRef::new_remote_at(work, self.shared.mailbox(worker), label);
-        drop(self.send(worker, task));
-        handle
+        if worker == self.id {
+            self.executor.adopt(task);
+            return handle;
+        }
+        let sent = self.links.borrow_mut().send(worker, task);
+        match sent {
+            Ok(()) | Err((_, Unsent::Closed)) => handle,
+            Err((_, Unsent::Full)) => handle.refused(worker),
+        }
     }
 
     /// Runs `work` on a worker, however many messages wait for it: by its mailbox, for few and small ones that are not to be refused.

@@ -26,6 +26,12 @@ use crate::sync::Arc;
 
 /// A runtime as any thread can hold it: to give it work, and to look at its counters. Keeps nothing alive that matters:
 /// a runtime ends whether or not handles are left.
+///
+/// **What a handle spawns is not bounded.** A thread outside has no turn at whose end it could be told to wait, so each call makes its
+/// task and leaves it with a worker, as [`spawn`](crate::spawn()) does with one that it makes here. One that can make tasks faster
+/// than the workers run them has to limit itself: it awaits what it has spawned, or it sends values over a
+/// [`channel`](crate::mesh::channel), which has as much room as it was made with. (Blocking work is bounded:
+/// [`Builder::blocking_queue`](super::Builder::blocking_queue).)
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,

@@ -494,7 +494,7 @@ fn a_crew_that_ends_in_the_middle_drops_everything_once() {
                 first.shared.mailbox(WorkerId::new(2)),
                 std::panic::Location::caller(),
             );
-            assert!(first.send(WorkerId::new(2), task).is_ok(), "there is room");
+            assert!(first.links.borrow_mut().send(WorkerId::new(2), task).is_ok(), "there is room");
             handle
         };
         crew.end();

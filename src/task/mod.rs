@@ -24,7 +24,7 @@ pub use crate::io::driver::PoolRefused;
 pub use crate::runtime::blocking::{BlockingHandle, spawn_blocking};
 #[cfg(not(loom))]
 pub use crate::runtime::gate::{Closing, Gate, GateClosed, GatePass};
-pub use crate::runtime::task::{AbortHandle, Class, JoinError, JoinHandle, TaskId, id, name};
+pub use crate::runtime::task::{AbortHandle, Class, JoinError, JoinHandle, SendRefused, TaskId, id, name};
 #[cfg(not(loom))]
 pub use crate::runtime::task_local::{NotInScope, TaskLocal, TaskScope};
 #[cfg(not(loom))]

@@ -44,7 +44,8 @@ pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
 ///
 /// The message goes out at the end of this turn. A worker that is too slow to take its messages is felt here: when its
 /// ring and this worker's outbox are full (5,120 messages), the closure is dropped and the handle answers with a
-/// cancelled [`JoinError`](super::JoinError). [`Sharded::on`](crate::runtime::Sharded::on) waits for room instead.
+/// [refusal](super::JoinError::is_refused) whose source is a [`SendRefused`](super::SendRefused).
+/// [`Sharded::on`](crate::runtime::Sharded::on) waits for room instead.
 ///
 /// ```
 /// # veloq::runtime::Builder::new().workers(2).pin(false).build()?.block_on(async {

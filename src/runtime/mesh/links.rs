@@ -20,6 +20,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use super::MESSAGES_MAX;
 use super::ring::{Consumer, Producer, ring};
 use crate::io::driver::waiter::Waiter;
 use crate::runtime::context;
@@ -32,8 +33,8 @@ use crate::sync::{Arc, Mutex, lock};
 const RING_MESSAGES: usize = 1024;
 
 /// Messages that wait for a full ring at most. With the ring before it this bounds what a slow worker can make one other
-/// hold; beyond it the sender feels the slowness.
-pub(crate) const OUTBOX_MAX: usize = 4096;
+/// hold; beyond it the sender feels the slowness. 4096.
+const OUTBOX_MAX: usize = MESSAGES_MAX - RING_MESSAGES;
 
 /// Messages taken from one ring in a turn at most, so that one flooding sender does not delay the others, or the tasks
 /// that are ready already, by more than so many.
@@ -71,6 +72,14 @@ struct Waiting {
     tickets: u64,
 }
 
+/// Why a task was not sent.
+pub(crate) enum Unsent {
+    /// Too many wait for that worker already.
+    Full,
+    /// The worker that sends has ended.
+    Closed,
+}
+
 impl Links {
     /// The ends of worker `me`.
     pub(crate) fn new(me: WorkerId, shared: Arc<Shared>) -> Links {
@@ -96,10 +105,10 @@ impl Links {
     ///
     /// # Errors
     ///
-    /// Gives the task back if the ring and the outbox are full, or all is closed.
-    pub(crate) fn send(&mut self, to: WorkerId, task: TaskRef) -> Result<(), TaskRef> {
+    /// Gives the task back if the ring and the outbox are full, or all is closed: to be dropped with nothing borrowed.
+    pub(crate) fn send(&mut self, to: WorkerId, task: TaskRef) -> Result<(), (TaskRef, Unsent)> {
         // There are none once all is closed, when destructors still run at the worker's end.
-        let Some(link) = self.to.get_mut(to.index()) else { return Err(task) };
+        let Some(link) = self.to.get_mut(to.index()) else { return Err((task, Unsent::Closed)) };
         let producer = link.producer.get_or_insert_with(|| {
             let (producer, receiver_end) = ring(RING_MESSAGES);
             self.shared.hand_over(self.me, to, receiver_end);
@@ -108,7 +117,7 @@ impl Links {
         let refused = if link.outbox.is_empty() { producer.try_push(task).err() } else { Some(task) };
         if let Some(task) = refused {
             if link.outbox.len() >= OUTBOX_MAX {
-                return Err(task);
+                return Err((task, Unsent::Full));
             }
             link.outbox.push_back(task);
         }

@@ -28,3 +28,7 @@ pub(crate) mod mailbox;
 pub(crate) mod reply;
 pub(crate) mod ring;
 pub(crate) mod room;
+
+/// Messages that wait for one worker at most, of those that one other sends: what their ring and the outbox before it hold
+/// ([`links`]).
+pub(crate) const MESSAGES_MAX: usize = 5120;

@@ -24,6 +24,8 @@ use super::raw::{Payload, Shared};
 use super::state::{Header, Progress, Side};
 use super::waker;
 use crate::io::driver::thread_pool::{JobFailed, PoolRefused};
+use crate::runtime::mesh::MESSAGES_MAX;
+use crate::runtime::worker_id::WorkerId;
 
 /// Awaits a task's end, and yields what it returned.
 ///
@@ -53,6 +55,8 @@ pub struct JoinHandle<T> {
     task: Shared,
     /// Whether it has yielded.
     spent: bool,
+    /// The worker that the task was to be sent to, if it was dropped instead for want of room.
+    refused: Option<WorkerId>,
     /// The handle owns a `T` from completion on.
     output: PhantomData<T>,
 }
@@ -72,7 +76,15 @@ impl<T> JoinHandle<T> {
     ///
     /// There is no other, HANDLE is on, and `T` is the output type of the task.
     pub(super) unsafe fn new(task: Shared) -> JoinHandle<T> {
-        JoinHandle { task, spent: false, output: PhantomData }
+        JoinHandle { task, spent: false, refused: None, output: PhantomData }
+    }
+
+    /// The same handle, of a task that was dropped because too many messages wait for `worker`.
+    #[cfg(not(loom))]
+    pub(in crate::runtime) fn refused(self, worker: WorkerId) -> JoinHandle<T> {
+        let mut handle = self;
+        handle.refused = Some(worker);
+        handle
     }
 
     /// Ends the task: its worker drops the future soon, and the handle yields a [`JoinError`] that
@@ -164,10 +176,15 @@ impl<T> Future for JoinHandle<T> {
         let mut output = MaybeUninit::<Result<T, JoinError>>::uninit();
         // SAFETY: the task is complete, this is its handle and `T` its output type (`new`), and it has not taken the output
         // before; so the vtable writes what is read.
-        let output = unsafe {
+        let mut output = unsafe {
             (self.task.vtable.take_output)(self.task.task(), output.as_mut_ptr().cast());
             output.assume_init()
         };
+        if let Some(worker) = self.refused
+            && let Err(error) = &mut output
+        {
+            error.refuse(worker);
+        }
         Poll::Ready(output)
     }
 }
@@ -259,8 +276,8 @@ pub(super) enum Failure {
     Panicked(Payload),
 }
 
-/// Why a task returned nothing: it panicked, or it was cancelled (aborted, or its worker ended before it), or, as blocking work, it
-/// was refused at the bound.
+/// Why a task returned nothing: it panicked, or it was cancelled (aborted, or its worker ended before it), or it was refused at a
+/// bound: as blocking work, or sent to a worker for which too many messages wait.
 ///
 /// It is one word, made when somebody asks: so what a task returned is not moved about as part of something larger.
 pub struct JoinError(Box<Told>);
@@ -279,7 +296,28 @@ enum Reason {
     Panicked(Mutex<Payload>),
     /// The pool for blocking work did not take it.
     Refused(PoolRefused),
+    /// There was no room to send it.
+    Unsent(SendRefused),
 }
+
+/// Why a worker was not sent a task: so many messages from the worker that called wait for it already. The
+/// [source](std::error::Error::source) of the [`JoinError`] that the handle answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SendRefused {
+    /// The worker that is slow to take its messages.
+    pub worker: WorkerId,
+    /// How many wait for it.
+    pub messages_max: usize,
+}
+
+impl fmt::Display for SendRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} messages from here wait for worker {} already", self.messages_max, self.worker)
+    }
+}
+
+impl std::error::Error for SendRefused {}
 
 impl JoinError {
     #[cold]
@@ -319,12 +357,21 @@ impl JoinError {
         JoinError::told(id, label, Reason::Refused(refused))
     }
 
-    /// Whether this was blocking work that [`spawn_blocking`](crate::task::spawn_blocking) could not place: too much of it waits
-    /// already, or the runtime has ended. The [source](std::error::Error::source) is a
-    /// [`PoolRefused`] that says which.
+    /// Says that the task, which was cancelled, was so for want of room.
+    #[cold]
+    fn refuse(&mut self, worker: WorkerId) {
+        if self.is_cancelled() {
+            self.0.reason = Reason::Unsent(SendRefused { worker, messages_max: MESSAGES_MAX });
+        }
+    }
+
+    /// Whether the task was refused at a bound, and so never began. It was blocking work that
+    /// [`spawn_blocking`](crate::task::spawn_blocking) could not place, as too much of it waits already, or the runtime has ended: the
+    /// [source](std::error::Error::source) is a [`PoolRefused`] that says which. Or [`spawn_to`](crate::task::spawn_to) had no
+    /// room to send it: the source is a [`SendRefused`].
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(self.0.reason, Reason::Refused(_))
+        matches!(self.0.reason, Reason::Refused(_) | Reason::Unsent(_))
     }
 
     /// Whether the task was aborted, or its worker ended before it.
@@ -359,7 +406,7 @@ impl JoinError {
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send + 'static>, JoinError> {
         match self.0.reason {
             Reason::Panicked(payload) => Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner)),
-            Reason::Cancelled | Reason::Refused(_) => Err(self),
+            Reason::Cancelled | Reason::Refused(_) | Reason::Unsent(_) => Err(self),
         }
     }
 
@@ -395,6 +442,7 @@ impl fmt::Display for JoinError {
         match &self.0.reason {
             Reason::Cancelled => write!(f, "task {id}, {label}, was cancelled"),
             Reason::Refused(refused) => write!(f, "task {id}, {label}, was refused: {refused}"),
+            Reason::Unsent(refused) => write!(f, "task {id}, {label}, was refused: {refused}"),
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| match message {
                 Some(message) => write!(f, "task {id}, {label}, panicked: {message}"),
                 None => write!(f, "task {id}, {label}, panicked"),
@@ -408,6 +456,9 @@ impl fmt::Debug for JoinError {
         match &self.0.reason {
             Reason::Cancelled => f.debug_tuple("JoinError::Cancelled").field(&self.0.id).finish(),
             Reason::Refused(refused) => {
+                f.debug_tuple("JoinError::Refused").field(&self.0.id).field(refused).finish()
+            }
+            Reason::Unsent(refused) => {
                 f.debug_tuple("JoinError::Refused").field(&self.0.id).field(refused).finish()
             }
             Reason::Panicked(payload) => JoinError::with_message(payload, |message| {
@@ -424,6 +475,7 @@ impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.reason {
             Reason::Refused(refused) => Some(refused),
+            Reason::Unsent(refused) => Some(refused),
             Reason::Cancelled | Reason::Panicked(_) => None,
         }
     }

@@ -187,7 +187,7 @@ pub(crate) use executor::Executor;
 pub(crate) use finished::Finished;
 #[cfg(not(loom))]
 pub(crate) use join::Aborting;
-pub use join::{AbortHandle, JoinError, JoinHandle};
+pub use join::{AbortHandle, JoinError, JoinHandle, SendRefused};
 pub use label::Class;
 pub(crate) use label::Label;
 pub(in crate::runtime) use raw::Shared;
