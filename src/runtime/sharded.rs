@@ -74,6 +74,35 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// # })?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// **From tasks that may be stolen, and from threads outside.** The future of a call is not `Send`: the call may be one of this worker's
+/// own instance, and that runs in the caller's task, which then has to stay. A task that may move, or a thread that has a
+/// [`Handle`](super::Handle), sends a task to make the call; what comes back is a [`JoinHandle`](crate::task::JoinHandle), which is
+/// `Send`.
+///
+/// ```
+/// # use std::cell::Cell;
+/// # use veloq::{WorkerId, runtime::Sharded};
+/// # async fn program(counters: Sharded<Cell<u32>>, worker: WorkerId) {
+/// veloq::spawn(async move {
+///     let call = async move || counters.on(worker, async |count| count.get()).await;
+///     veloq::spawn_to(worker, call).await
+/// });
+/// # }
+/// ```
+///
+/// This does not compile:
+///
+/// ```compile_fail
+/// # use std::cell::Cell;
+/// # use veloq::{WorkerId, runtime::Sharded};
+/// # async fn program(counters: Sharded<Cell<u32>>, worker: WorkerId) {
+/// veloq::spawn(async move {
+///     let call = async move || counters.on(worker, async |count| count.get()).await;
+///     call().await
+/// });
+/// # }
+/// ```
 pub struct Sharded<S> {
     key: u64,
     workers: usize,

@@ -120,7 +120,9 @@ impl<R: Send> Drop for Reply<R> {
     fn drop(&mut self) {
         let Some(line) = self.line.take() else { return };
         // Relaxed: nothing is handed over. The bell's fence orders the state before its look.
-        if line.state.compare_exchange(OPEN, UNANSWERED, Relaxed, Relaxed).is_ok() {
+        if line.state.compare_exchange(OPEN, UNANSWERED, Relaxed, Relaxed).is_ok()
+            && !mutant("reply: go in silence")
+        {
             line.asker.ring();
         }
     }
@@ -168,7 +170,8 @@ impl<R: Send> Drop for Answer<R> {
     fn drop(&mut self) {
         // Acquire: pairs with the Release in `Reply::send`, for the value that was sent and not taken, which is dropped here and
         // not by a `Reply` that may still be about to ring.
-        if let Err(SENT) = self.line.state.compare_exchange(OPEN, DESERTED, AcqRel, Acquire) {
+        let order = if mutant("answer: dropped relaxed") { Relaxed } else { Acquire };
+        if let Err(SENT) = self.line.state.compare_exchange(OPEN, DESERTED, AcqRel, order) {
             // SAFETY: SENT passes the place to the asker's side, which is this one, for the last time; the `Reply` that sent is done
             // with it.
             drop(self.line.value.with_mut(|place| unsafe { (*place).take() }));
@@ -228,27 +231,42 @@ mod loom_tests {
     }
 
     /// Both sides go at the same time: the value is dropped by one of them (loom counts the `Arc` in it).
+    fn both_sides_go() {
+        let (reply, answer) = reply();
+        let kept = Arc::new(7);
+        let sent = kept.clone();
+        let other = thread::spawn(move || drop(reply.send(sent)));
+        drop(answer);
+        other.join().expect("it does not panic");
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
     #[test]
     fn loom_an_answer_that_nobody_takes_is_dropped_once() {
-        model::holds(|| {
-            let (reply, answer) = reply();
-            let kept = Arc::new(7);
-            let sent = kept.clone();
-            let other = thread::spawn(move || drop(reply.send(sent)));
-            drop(answer);
-            other.join().expect("it does not panic");
-            assert_eq!(Arc::strong_count(&kept), 1);
-        });
+        model::holds(both_sides_go);
+    }
+
+    #[test]
+    fn loom_mutant_answer_dropped_relaxed() {
+        model::catches("answer: dropped relaxed", both_sides_go);
+    }
+
+    /// A question is dropped while its answer is awaited.
+    fn dropped_against_poll() {
+        let (reply, answer) = reply::<u8>();
+        let other = thread::spawn(move || drop(reply));
+        assert_eq!(block_on(answer), Err(Unanswered));
+        other.join().expect("it does not panic");
     }
 
     #[test]
     fn loom_a_dropped_question_is_told() {
-        model::holds(|| {
-            let (reply, answer) = reply::<u8>();
-            let other = thread::spawn(move || drop(reply));
-            assert_eq!(block_on(answer), Err(Unanswered));
-            other.join().expect("it does not panic");
-        });
+        model::holds(dropped_against_poll);
+    }
+
+    #[test]
+    fn loom_mutant_reply_goes_in_silence() {
+        model::catches("reply: go in silence", dropped_against_poll);
     }
 }
 
