@@ -66,7 +66,6 @@ pub(crate) mod timer;
 mod trace;
 #[cfg(not(loom))]
 mod worker;
-#[cfg(not(loom))]
 mod worker_id;
 
 #[cfg(not(loom))]

@@ -93,6 +93,11 @@ impl Bell {
         if !mutant("bell: ring without fence") {
             fence(SeqCst);
         }
+        self.ring_behind_a_fence();
+    }
+
+    /// The same for one who has fenced what it published (s2) already.
+    pub(crate) fn ring_behind_a_fence(&self) {
         if self.state.load(Relaxed) != WAITS {
             return;
         }

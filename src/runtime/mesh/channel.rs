@@ -10,6 +10,24 @@
 //!   bell   ◀─────────────────ring───────────           is it waiting for room?
 //! ```
 //!
+//! **Several rings.** A receiver does not look into all of them, but into those that were *marked*: one bit for each, beside the bell.
+//!
+//! ```text
+//!   sender                                     receiver
+//!   ──────                                     ────────
+//! s1  publish                                r1  take the marks: swap(0)
+//! s2  fence(SeqCst)                          r2  fence(SeqCst)
+//! s3  mark on? ─▶ s6                         r3  empty each ring that was marked
+//! s4  mark                                       nothing left? announce, and r1 once more
+//! s5  fence(SeqCst)
+//! s6  is anybody waiting? ─▶ wake
+//! ```
+//!
+//! A mark that is on at s3 spares the sender the write to a line that all senders share. If s2 comes before r2 in the order of fences,
+//! r3 finds what s1 published. If r2 does, s3 sees that r1 has taken the mark, and puts a new one. With s5 the mark is to the bell what a
+//! value is in a channel with one ring, where the value itself is looked for: published before the fence, looked for after the
+//! announcement.
+//!
 //! **An end belongs to no worker.** It can be sent to wherever it is used, and used from there at once: by a task that stays, by
 //! one that may be stolen between two awaits, by a thread outside of the runtime. What makes the other end's task ready is
 //! its waker, which knows how to reach its worker. So nothing has to be bound, and there is nothing to get wrong.
@@ -31,6 +49,8 @@ use std::task::{Context, Poll};
 
 use super::bell::Bell;
 use super::ring::{Consumer, Producer, ring};
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::{AtomicUsize, fence};
 use crate::sync::{Arc, mutant};
 
 /// Values taken from one ring in a row while others may wait: as many as a cache line of pointers eight times over, so
@@ -73,26 +93,77 @@ const UNBROKEN_MAX: u32 = 256;
 #[track_caller]
 #[must_use]
 pub fn channel<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let values = Arc::new(Bell::new());
-    let (sender, lane) = lane(capacity, &values);
+    let values = Arc::new(Values::new(1));
+    let (sender, lane) = lane(capacity, &values, 0);
     (sender, Receiver::new(values, vec![lane]))
 }
 
-/// A ring whose sender rings at `values`.
+/// The ring of number `lane` among those of the receiver that waits at `values`.
 #[track_caller]
-pub(super) fn lane<T: Send>(capacity: usize, values: &Arc<Bell>) -> (Sender<T>, Lane<T>) {
+pub(super) fn lane<T: Send>(capacity: usize, values: &Arc<Values>, lane: usize) -> (Sender<T>, Lane<T>) {
     let (producer, consumer) = ring(capacity);
     let room = Arc::new(Bell::new());
-    let sender =
-        Sender { ring: producer, values: RingAtEnd(values.clone()), room: room.clone(), unbroken: 0 };
+    let values = MarkAtEnd { values: values.clone(), lane };
+    let sender = Sender { ring: producer, values, room: room.clone(), unbroken: 0 };
     (sender, Lane { ring: consumer, room: RingAtEnd(room) })
+}
+
+/// Where a receiver waits, and which of its rings have something.
+pub(super) struct Values {
+    bell: Bell,
+    /// A bit for each ring, if there are several.
+    marks: Box<[AtomicUsize]>,
+}
+
+/// Marks per word.
+const BITS: usize = usize::BITS as usize;
+
+impl Values {
+    /// Of a receiver with so many rings.
+    pub(super) fn new(lanes: usize) -> Values {
+        let words = if lanes > 1 { lanes.div_ceil(BITS) } else { 0 };
+        Values { bell: Bell::new(), marks: (0..words).map(|_| AtomicUsize::new(0)).collect() }
+    }
+
+    /// Says that a ring has something, or has ended: s2 to s6.
+    fn ring(&self, lane: usize) {
+        let Some(word) = self.marks.get(lane / BITS) else { return self.bell.ring() };
+        if !mutant("channel: look at the mark without fence") {
+            fence(SeqCst);
+        }
+        let bit = 1 << (lane % BITS);
+        // Relaxed, here and in `take`: the fences on both sides order the marks and the rings.
+        if word.load(Relaxed) & bit == 0 {
+            word.fetch_or(bit, Relaxed);
+            if !mutant("channel: ring behind a mark without fence") {
+                fence(SeqCst);
+            }
+        }
+        self.bell.ring_behind_a_fence();
+    }
+
+    /// Adds the marks that have come to those in `taken`, r1 and r2. Whether there were any.
+    fn take(&self, taken: &mut [usize]) -> bool {
+        let mut any = false;
+        for (word, taken) in self.marks.iter().zip(taken) {
+            // Looked at first: where nobody was, there is nothing to write.
+            if word.load(Relaxed) != 0 {
+                *taken |= word.swap(0, Relaxed);
+                any = true;
+            }
+        }
+        if any && !mutant("channel: take marks without fence") {
+            fence(SeqCst);
+        }
+        any
+    }
 }
 
 /// The end of a channel that sends. Dropping it ends the channel; what was sent still arrives.
 pub struct Sender<T: Send> {
     // In this order: when the sender is dropped, the ring says that it has ended, and then the bell is rung.
     ring: Producer<T>,
-    values: RingAtEnd,
+    values: MarkAtEnd,
     /// Where this end waits.
     room: Arc<Bell>,
     unbroken: u32,
@@ -132,7 +203,7 @@ impl<T: Send> Sender<T> {
         self.ring.try_push(value).map_err(TrySendError::Full)?;
         self.ring.publish();
         // Rings, and thereby fences what was published from the look at the other end.
-        self.values.0.ring();
+        self.values.ring();
         self.ring.sweep_if_closed();
         Ok(())
     }
@@ -187,13 +258,18 @@ impl<T: Send> Sender<T> {
 
 /// The end of a channel that receives. Dropping it drops what it has not taken.
 pub struct Receiver<T: Send> {
-    lanes: Vec<Lane<T>>,
+    /// `None` is one whose sender has gone, and all it sent was taken.
+    lanes: Vec<Option<Lane<T>>>,
+    /// How many are left.
+    open: usize,
     /// The ring to take from next, and how many were taken from it in a row.
     turn: usize,
     streak: u32,
+    /// If there are several: those that may have something, by the marks that were taken.
+    marked: Box<[usize]>,
     unbroken: u32,
     /// Where this end waits.
-    values: Arc<Bell>,
+    values: Arc<Values>,
 }
 
 /// The receiving end of one ring.
@@ -204,8 +280,11 @@ pub(super) struct Lane<T: Send> {
 }
 
 impl<T: Send> Receiver<T> {
-    pub(super) fn new(values: Arc<Bell>, lanes: Vec<Lane<T>>) -> Receiver<T> {
-        Receiver { lanes, turn: 0, streak: 0, unbroken: 0, values }
+    pub(super) fn new(values: Arc<Values>, lanes: Vec<Lane<T>>) -> Receiver<T> {
+        let marked = vec![0; values.marks.len()].into();
+        let open = lanes.len();
+        let lanes = lanes.into_iter().map(Some).collect();
+        Receiver { lanes, open, turn: 0, streak: 0, marked, unbroken: 0, values }
     }
 
     /// Receives the next value, or `None` when every sender has gone and all they sent was taken.
@@ -237,11 +316,11 @@ impl<T: Send> Receiver<T> {
         if taken.is_ready() {
             return taken;
         }
-        self.values.announce(cx.waker());
+        self.values.bell.announce(cx.waker());
         if !mutant("channel: no second look for values") {
             let taken = self.take();
             if taken.is_ready() {
-                self.values.withdraw();
+                self.values.bell.withdraw();
                 return taken;
             }
         }
@@ -251,31 +330,71 @@ impl<T: Send> Receiver<T> {
 
     /// Takes a value, from each ring in its turn. `Pending` if there is none, `None` if there will be none.
     fn take(&mut self) -> Poll<Option<T>> {
-        if self.streak == STREAK_MAX {
-            self.next_lane();
+        if self.marked.is_empty() {
+            // There is one ring: no need of marks.
+            return self.take_from(0);
         }
-        let mut all_closed = true;
-        for _ in 0..self.lanes.len() {
-            let lane = &mut self.lanes[self.turn];
-            // An end is looked at before what it may have left: what is empty then stays empty.
-            let mut closed = lane.ring.is_closed();
-            if let Some(value) = lane.ring.pop() {
+        if self.streak == STREAK_MAX {
+            // Those that have come meanwhile have their turn before this one has its next.
+            self.values.take(&mut self.marked);
+            self.turn_to((self.turn + 1) % self.lanes.len());
+        }
+        loop {
+            let Some(lane) = self.next_marked() else {
+                if self.open == 0 {
+                    return Poll::Ready(None);
+                }
+                if !self.values.take(&mut self.marked) {
+                    return Poll::Pending;
+                }
+                continue;
+            };
+            if lane != self.turn {
+                self.turn_to(lane);
+            }
+            if let Poll::Ready(Some(value)) = self.take_from(lane) {
                 self.streak += 1;
-                lane.room.0.ring();
                 return Poll::Ready(Some(value));
             }
-            if mutant("channel: look at the end last") {
-                closed = lane.ring.is_closed();
-            }
-            all_closed &= closed;
-            self.next_lane();
+            self.marked[lane / BITS] &= !(1 << (lane % BITS));
         }
-        if all_closed { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    fn next_lane(&mut self) {
-        self.turn = (self.turn + 1) % self.lanes.len();
-        self.streak = 0;
+    /// Takes a value from one ring, and lets go of it at its end.
+    fn take_from(&mut self, number: usize) -> Poll<Option<T>> {
+        let Some(lane) = &mut self.lanes[number] else { return Poll::Ready(None) };
+        // An end is looked at before what it may have left: what is empty then stays empty.
+        let mut closed = lane.ring.is_closed();
+        if let Some(value) = lane.ring.pop() {
+            lane.room.0.ring();
+            return Poll::Ready(Some(value));
+        }
+        if mutant("channel: look at the end last") {
+            closed = lane.ring.is_closed();
+        }
+        if !closed {
+            return Poll::Pending;
+        }
+        self.lanes[number] = None;
+        self.open = if mutant("channel: the end of one is the end of all") { 0 } else { self.open - 1 };
+        Poll::Ready(None)
+    }
+
+    /// The next ring that was marked, beginning with the one whose turn it is.
+    fn next_marked(&self) -> Option<usize> {
+        let (first, bit) = (self.turn / BITS, self.turn % BITS);
+        let later = self.marked[first] >> bit;
+        if later != 0 {
+            return Some(self.turn + later.trailing_zeros() as usize);
+        }
+        let words = self.marked.len();
+        let mut others = (1..=words).map(|step| (first + step) % words);
+        let word = others.find(|word| self.marked[*word] != 0)?;
+        Some(word * BITS + self.marked[word].trailing_zeros() as usize)
+    }
+
+    fn turn_to(&mut self, lane: usize) {
+        (self.turn, self.streak) = (lane, 0);
     }
 }
 
@@ -301,6 +420,26 @@ impl Drop for RingAtEnd {
     }
 }
 
+/// The way to a receiver's bell from one of its rings, which is marked when its sender goes.
+struct MarkAtEnd {
+    values: Arc<Values>,
+    lane: usize,
+}
+
+impl MarkAtEnd {
+    fn ring(&self) {
+        self.values.ring(self.lane);
+    }
+}
+
+impl Drop for MarkAtEnd {
+    fn drop(&mut self) {
+        if !mutant("channel: go in silence") {
+            self.ring();
+        }
+    }
+}
+
 impl<T: Send> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender")
@@ -313,11 +452,8 @@ impl<T: Send> fmt::Debug for Sender<T> {
 
 impl<T: Send> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let len: usize = self.lanes.iter().map(|lane| lane.ring.len()).sum();
-        f.debug_struct("Receiver")
-            .field("senders", &self.lanes.len())
-            .field("len", &len)
-            .finish_non_exhaustive()
+        let len: usize = self.lanes.iter().flatten().map(|lane| lane.ring.len()).sum();
+        f.debug_struct("Receiver").field("senders", &self.open).field("len", &len).finish_non_exhaustive()
     }
 }
 
@@ -469,33 +605,84 @@ mod loom_tests {
         model::catches("channel: go in silence", full_and_deserted);
     }
 
-    /// Two senders of one receiver: neither's value is missed, and the end is the end of both.
+    /// Two senders of one receiver: neither's values are missed, and the end is the end of both. The one that has a thread of its own
+    /// sends once more, where its mark may be on or just taken.
+    fn two_senders() {
+        let values = Arc::new(Values::new(2));
+        let (mut first, first_lane) = lane::<u32>(2, &values, 0);
+        let (mut second, second_lane) = lane::<u32>(1, &values, 1);
+        let mut receiver = Receiver::new(values, vec![first_lane, second_lane]);
+        second.try_send(4).expect("there is room");
+        drop(second);
+        first.try_send(1).expect("there is room");
+        let other = thread::spawn(move || {
+            first.try_send(2).expect("there is room");
+            first
+        });
+        let sum = block_on(async {
+            let mut sum = 0;
+            while sum != 7 {
+                sum += receiver.recv().await.expect("one of them is there");
+            }
+            sum
+        });
+        assert_eq!(sum, 7);
+        drop(other.join().expect("it does not panic"));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    }
+
     #[test]
     fn loom_one_receiver_hears_two_senders() {
-        model::holds(|| {
-            let values = Arc::new(Bell::new());
-            let (mut first, first_lane) = lane::<u32>(1, &values);
-            let (mut second, second_lane) = lane::<u32>(1, &values);
-            let mut receiver = Receiver::new(values, vec![first_lane, second_lane]);
-            let other = thread::spawn(move || drop(first.try_send(1)));
-            second.try_send(2).expect("there is room");
-            drop(second);
-            let sum = block_on(async {
-                let mut sum = 0;
-                while let Some(value) = receiver.recv().await {
-                    sum += value;
-                }
-                sum
-            });
-            assert_eq!(sum, 3);
-            other.join().expect("it does not panic");
+        model::holds(two_senders);
+    }
+
+    #[test]
+    fn loom_mutant_the_end_of_one_is_the_end_of_all() {
+        model::catches("channel: the end of one is the end of all", two_senders);
+    }
+
+    #[test]
+    fn loom_mutant_mark_looked_at_without_fence() {
+        model::catches("channel: look at the mark without fence", two_senders);
+    }
+
+    #[test]
+    fn loom_mutant_ring_behind_a_mark_without_fence() {
+        model::catches("channel: ring behind a mark without fence", two_senders);
+    }
+
+    /// A mark is left whose value was taken already, and is taken while its ring is sent over once more.
+    fn send_behind_an_idle_mark() {
+        let values = Arc::new(Values::new(2));
+        let (mut first, first_lane) = lane::<u32>(1, &values, 0);
+        let (_second, second_lane) = lane::<u32>(1, &values, 1);
+        let mut receiver = Receiver::new(values, vec![first_lane, second_lane]);
+        for n in [1, 2] {
+            first.try_send(n).expect("there is room");
+            assert_eq!(receiver.try_recv(), Ok(n));
+        }
+        let other = thread::spawn(move || {
+            first.try_send(3).expect("there is room");
+            first
         });
+        assert_eq!(block_on(receiver.recv()), Some(3));
+        other.join().expect("it does not panic");
+    }
+
+    #[test]
+    fn loom_a_mark_that_is_on_is_enough() {
+        model::holds(send_behind_an_idle_mark);
+    }
+
+    #[test]
+    fn loom_mutant_marks_taken_without_fence() {
+        model::catches("channel: take marks without fence", send_behind_an_idle_mark);
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
     use std::task::{Wake, Waker};
 
     use super::*;
@@ -582,16 +769,43 @@ mod tests {
     #[test]
     fn each_ring_is_read_in_its_turn() {
         // One that is never empty would keep the receiver to itself, and the value of the other would wait for ever.
-        let values = Arc::new(Bell::new());
-        let (mut flood, first) = lane(1024, &values);
-        let (mut quiet, second) = lane(1024, &values);
+        let values = Arc::new(Values::new(2));
+        let (mut flood, first) = lane(1024, &values, 0);
+        let (mut quiet, second) = lane(1024, &values, 1);
         let mut receiver = Receiver::new(values, vec![first, second]);
         while flood.try_send("flood").is_ok() {}
+        // The quiet one comes when the other has begun.
+        assert_eq!(receiver.try_recv(), Ok("flood"));
         quiet.try_send("quiet").expect("there is room");
         let before = std::iter::from_fn(|| receiver.try_recv().ok()).position(|value| value == "quiet");
-        assert_eq!(before, Some(usize::try_from(STREAK_MAX).expect("it is small")));
+        assert_eq!(before, Some(usize::try_from(STREAK_MAX).expect("it is small") - 1));
         drop(quiet);
         assert_eq!(receiver.try_recv(), Ok("flood"), "the end of one is not the end of both");
+    }
+
+    #[test]
+    fn rings_are_found_by_their_marks_and_the_last_end_is_the_end() {
+        // One beyond a word's edge that is looked for in the wrong place would never be read, or its end never be seen.
+        let values = Arc::new(Values::new(130));
+        let (senders, lanes): (Vec<_>, Vec<_>) = (0..130).map(|number| lane(2, &values, number)).unzip();
+        let mut receiver = Receiver::new(values, lanes);
+        let mut senders: Vec<_> = senders.into_iter().map(Some).collect();
+        let order = [129, 0, 63, 64, 128, 127, 1];
+        for number in order {
+            let sender = senders[number].as_mut().expect("it is there");
+            sender.try_send(number).expect("there is room");
+        }
+        let mut received: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
+        received.sort_unstable();
+        assert_eq!(received, [0, 1, 63, 64, 127, 128, 129]);
+        for number in order.into_iter().chain(0..130) {
+            assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "before the end of {number}");
+            senders[number] = None;
+            if senders.iter().all(Option::is_none) {
+                break;
+            }
+        }
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
     }
 
     #[test]

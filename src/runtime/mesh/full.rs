@@ -1,15 +1,18 @@
 //! Everybody to everybody: a channel for each pair of workers, made by one call.
+//!
+//! With n workers there are n² rings, of which a program may use few. A ring that nobody has sent over has no room yet (see
+//! [`ring`](super::ring)), and a receiver looks only into those of its n that were marked (see [`channel`](super::channel)): so
+//! what a mesh costs depends on who talks, but for some words for each pair.
 
 use std::fmt;
 
-use super::bell::Bell;
-use super::channel::{Receiver, SendError, Sender, TrySendError, lane};
+use super::channel::{Receiver, SendError, Sender, TrySendError, Values, lane};
 use crate::runtime::context;
 use crate::runtime::worker_id::WorkerId;
 use crate::sync::Arc;
 
 /// Makes every worker's ends of a mesh of its own: a channel from each to each, itself included, every one with room for `capacity` values.
-/// In the order of the workers, to be sent to them.
+/// In the order of the workers, to be sent to them. The room is made when a pair first uses it.
 ///
 /// ```
 /// use veloq::mesh;
@@ -46,17 +49,17 @@ use crate::sync::Arc;
 #[must_use]
 pub fn full<T: Send>(capacity: usize) -> Vec<Mesh<T>> {
     let workers = context::Context::current().shared.workers();
-    let bells: Vec<Arc<Bell>> = (0..workers).map(|_| Arc::new(Bell::new())).collect();
-    let mut lanes: Vec<Vec<_>> = bells.iter().map(|_| Vec::with_capacity(workers)).collect();
-    let mut senders: Vec<Vec<_>> = bells.iter().map(|_| Vec::with_capacity(workers)).collect();
-    for senders in &mut senders {
-        for (bell, lanes) in bells.iter().zip(&mut lanes) {
-            let (sender, lane) = lane(capacity, bell);
+    let values: Vec<_> = (0..workers).map(|_| Arc::new(Values::new(workers))).collect();
+    let mut lanes: Vec<Vec<_>> = values.iter().map(|_| Vec::with_capacity(workers)).collect();
+    let mut senders: Vec<Vec<_>> = values.iter().map(|_| Vec::with_capacity(workers)).collect();
+    for (number, senders) in senders.iter_mut().enumerate() {
+        for (values, lanes) in values.iter().zip(&mut lanes) {
+            let (sender, lane) = lane(capacity, values, number);
             senders.push(sender);
             lanes.push(lane);
         }
     }
-    let receivers = bells.into_iter().zip(lanes).map(|(bell, lanes)| Receiver::new(bell, lanes));
+    let receivers = values.into_iter().zip(lanes).map(|(values, lanes)| Receiver::new(values, lanes));
     senders.into_iter().zip(receivers).map(|(senders, receiver)| Mesh { senders, receiver }).collect()
 }
 
