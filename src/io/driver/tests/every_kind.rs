@@ -198,10 +198,9 @@ impl<F: FnMut(Holder)> Starting<'_, F> {
     /// Into pipes that are full; and by zero-copy into one that is not, whose reader does not read.
     fn sends(&mut self, unread: &mut Vec<TcpStream>) {
         let (full, _full_end) = pair();
-        let send =
-            |fd: &SharedDescriptor, buf| Send { fd: Some(Rc::clone(fd)), buf, flags: 0, zero_copy: false };
-        self.op(send(&full, self.yard.buf(1 << 20)));
-        self.op(send(&full, self.yard.buf(512)));
+        // More than the pipe holds; not of the yard, which keeps all memory.
+        self.op(Send { fd: Some(Rc::clone(&full)), buf: vec![0u8; 1 << 20], flags: 0, zero_copy: false });
+        self.op(Send { fd: Some(Rc::clone(&full)), buf: self.yard.buf(512), flags: 0, zero_copy: false });
         self.op(SendVectored {
             fd: Rc::clone(&full),
             bufs: vec![self.yard.buf(512), self.yard.buf(512)],
