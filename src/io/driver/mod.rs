@@ -96,10 +96,11 @@ pub struct DriverConfig {
     pub receive_buffers: u16,
     /// Bytes of each buffer in the receive ring, and of those that stand in for them; from 1 to 2^30, the largest chunk.
     pub receive_buffer_bytes: u32,
-    /// How long a busy worker that has sent something out and would sleep waits for company: for as many answers as it has
-    /// lately had at a time, instead of the first. That makes fewer, larger turns, for a delay of at most so much (and
-    /// the timer's slack, 50 µs by default). Zero, the default, wakes for the first answer; a worker that is not busy
-    /// always does. For servers of many connections on one worker: messages from other workers would wait as well.
+    /// How long a busy worker that has sent something out and would sleep waits for company, at most: for as many answers as it has
+    /// lately had at a time, instead of the first. That makes fewer, larger turns. One timer serves many waits, so most that
+    /// need the bound end sooner; one that needed all of it is the last until the worker is busy again. Zero, the default,
+    /// wakes for the first answer; a worker that is not busy always does. For servers of many connections on one worker: messages from
+    /// other workers would wait as well.
     pub linger: Duration,
     /// Kernel worker threads at most for bounded work (files), and for unbounded work (what cannot be polled).
     pub kernel_workers_max: [u32; 2],

@@ -12,8 +12,15 @@
 //! When the submission ring is full, requests wait in a backlog in order. Their slots stay *queued*: a request that is
 //! dropped there never reaches the kernel.
 //!
-//! The driver has requests of its own, under reserved tokens: a read of the [`Unparker`]'s event, always armed, which is
-//! how other threads wake a parked worker; cancellations; and the closing of direct descriptors.
+//! The driver has requests of its own, under reserved tokens: a watch for the [`Unparker`]'s event, always armed, which is
+//! how other threads wake a parked worker; cancellations; the closing of direct descriptors; and a timer.
+//!
+//! **Lingering.** A busy worker may wait for company instead of the first answer (`DriverConfig::linger`), and a timer bounds that.
+//! Each entry could bring the bound along, but a timer that is the machine's next one must be programmed when it is armed and again when it
+//! is taken back, and in a virtual machine that made a park 20 µs longer, more than two requests' worth. So one request in the ring
+//! is the timer of all waits: armed by a wait that finds none, never taken back, and its answer ends whichever wait it meets
+//! (the kernel returns for a timeout, however many answers are wanted). A wait that began after the arming ends sooner than it
+//! might, none ends later.
 #![expect(unsafe_code, reason = "enters the ring, and shows the kernel addresses of what slots own")]
 
 mod buffer_table;
@@ -31,6 +38,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -51,6 +59,8 @@ const WAKE: Token = Token::reserved(0);
 const CANCEL: Token = Token::reserved(1);
 /// The closing of a direct descriptor.
 const CLOSE_DIRECT: Token = Token::reserved(2);
+/// The timer that bounds how long a busy worker waits for company.
+const LINGER: Token = Token::reserved(3);
 
 /// `IORING_ENTER_GETEVENTS`: run pending work and post completions.
 const ENTER_GETEVENTS: u32 = 1;
@@ -68,8 +78,10 @@ pub(crate) struct UringDriver {
     /// The ring's index in this thread's table of registered rings, if it has one.
     ring_index: Option<u32>,
     no_iowait: bool,
-    /// How long a busy worker waits for more than one answer.
-    linger_ns: u64,
+    /// How long a busy worker waits for company, at an address that the kernel reads when it takes the timer; `None` for not at all.
+    linger: Option<Box<Timespec>>,
+    /// Whether the timer is in the ring.
+    linger_armed: bool,
     /// Answers for each entry, lately: a moving average, in sixteenths.
     answers_lately: u32,
     backlog: VecDeque<(Token, squeue::Entry)>,
@@ -106,7 +118,8 @@ impl UringDriver {
             ring,
             ring_index,
             no_iowait,
-            linger_ns: u64::try_from(config.linger.as_nanos()).unwrap_or(u64::MAX),
+            linger: (!config.linger.is_zero()).then(|| Box::new(config.linger.min(LINGER_MAX).into())),
+            linger_armed: false,
             answers_lately: 0,
             backlog: VecDeque::new(),
             own_backlog: VecDeque::new(),
@@ -352,7 +365,7 @@ impl UringDriver {
     /// Stores every posted completion in the slab.
     fn reap(&mut self, slab: &mut StableSlab) {
         let before = self.counters.completions;
-        let UringDriver { ring, counters, wake_armed, own_in_flight, .. } = self;
+        let UringDriver { ring, counters, wake_armed, linger_armed, own_in_flight, .. } = self;
         // The iterator's end publishes the head, also if something below fails half way.
         for entry in ring.completion() {
             counters.completions += 1;
@@ -367,6 +380,7 @@ impl UringDriver {
                     }
                 }
                 CLOSE_DIRECT => *own_in_flight -= 1,
+                LINGER => *linger_armed = false,
                 token => {
                     let answer = Answer {
                         result: u32::try_from(entry.result()).map_err(|_| -entry.result()),
@@ -396,14 +410,22 @@ impl UringDriver {
     fn wait(&mut self, left_ns: Option<u64>) -> Wait {
         let lately = self.answers_lately / 16;
         let queued = self.queued();
-        if self.linger_ns == 0 || lately < LINGER_ANSWERS_MIN || queued == 0 {
-            return Wait { answers: 1, timeout: left_ns.map(timespec) };
+        let timeout = left_ns.map(timespec);
+        if lately < LINGER_ANSWERS_MIN || queued == 0 || !self.arm_linger() {
+            return Wait { answers: 1, timeout };
         }
-        let answers = queued + (lately / 2).min(LINGER_ANSWERS_MAX);
-        Wait {
-            answers,
-            timeout: Some(timespec(left_ns.map_or(self.linger_ns, |left_ns| left_ns.min(self.linger_ns)))),
+        Wait { answers: queued + (lately / 2).min(LINGER_ANSWERS_MAX), timeout }
+    }
+
+    /// Sees to it that the timer for a wait is in the ring. Says so if it is not to be had.
+    fn arm_linger(&mut self) -> bool {
+        let Some(linger) = self.linger.as_deref().filter(|_| !self.closing) else { return false };
+        if !self.linger_armed {
+            // Read when the kernel takes the entry; the box lives as long as the ring.
+            let timer = opcode::Timeout::new(linger).build();
+            self.linger_armed = self.push(timer.user_data(LINGER.to_user_data())).is_ok();
         }
+        self.linger_armed
     }
 
     /// Hands returned receive buffers to the kernel again.
@@ -440,6 +462,9 @@ const LINGER_ANSWERS_MIN: u32 = 4;
 
 /// Answers that a busy worker waits for at most: by then the cost of an entry is spread thin enough.
 const LINGER_ANSWERS_MAX: u32 = 16;
+
+/// The longest wait for company. The kernel refuses a time that its clock cannot hold, and a refused timer would bound nothing.
+const LINGER_MAX: Duration = Duration::from_secs(3600);
 
 /// What the kernel calls a descriptor: a number of the process, or an index in the ring's table.
 enum Target {
@@ -510,9 +535,15 @@ impl Driver for UringDriver {
             return self.process_completions(slab);
         }
         let left_ns = deadline_ns.map(|deadline_ns| deadline_ns.saturating_sub(self.now_ns()));
+        let was_armed = self.linger_armed;
         let wait = self.wait(left_ns);
+        let arms = self.linger_armed && !was_armed;
         self.enter(Some(wait))?;
         self.reap(slab);
+        if arms && !self.linger_armed {
+            // All the time that there is, and no company: the busy time is over, and nobody else shall wait for it.
+            self.answers_lately = 0;
+        }
         Ok(())
     }
 
@@ -575,9 +606,12 @@ impl Driver for UringDriver {
             if self.wake_armed {
                 self.cancel(WAKE);
             }
+            if self.linger_armed {
+                self.cancel(LINGER);
+            }
         }
         let closing_left = self.direct.as_ref().is_some_and(|table| table.has_closing());
-        !self.wake_armed && self.own_in_flight == 0 && !closing_left
+        !self.wake_armed && !self.linger_armed && self.own_in_flight == 0 && !closing_left
     }
 
     fn capabilities(&self) -> &Capabilities {

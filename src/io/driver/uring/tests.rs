@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use io_uring::opcode;
 
@@ -13,7 +14,7 @@ use crate::io::buf::{BufPool, FixedBuf, IoBuf, Pool, PoolConfig, Registration};
 use crate::io::driver::budget::Budget;
 use crate::io::driver::{Descriptor, Driver, DriverConfig, DriverHandle, Op, PlatformDriver, PlatformOp};
 use crate::io::op::fs::{ReadAt, WriteAt};
-use crate::io::op::misc::Nop;
+use crate::io::op::misc::{self, Nop};
 
 fn driver(config: &DriverConfig) -> DriverHandle {
     let backend = PlatformDriver::Uring(UringDriver::new(config).expect("this kernel has io_uring"));
@@ -37,7 +38,7 @@ fn a_nop_goes_through_the_kernel_and_back() {
     let driver = driver(&DriverConfig::default());
     wait(&driver, Op::new(Nop, &driver)).expect("a nop succeeds");
     assert_eq!(driver.occupied(), 0);
-    let _ = driver.shut_down(std::time::Duration::from_secs(5));
+    let _ = driver.shut_down(Duration::from_secs(5));
 }
 
 /// A registered buffer must carry the same bytes as plain memory.
@@ -59,7 +60,7 @@ fn a_file_written_from_a_registered_buffer_reads_back() {
     let (read, buf) = wait(&driver, Op::new(ReadAt { fd: file, buf: vec![0; 8192], offset: 0 }, &driver));
     assert_eq!(read.expect("a read of what was written"), 8192);
     assert!(buf.iter().all(|byte| *byte == 7));
-    assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
+    assert_eq!(driver.shut_down(Duration::from_secs(5)).leaked, 0);
 }
 
 /// Writes a buffer of the pool to a file and reads it back into another: `EFAULT` if an index leads to other memory.
@@ -112,7 +113,7 @@ fn chunks_are_registered_as_they_come_and_forgotten_as_they_go() {
         }
     }
     assert_eq!(driver.counters().chunks_refused, 0);
-    assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
+    assert_eq!(driver.shut_down(Duration::from_secs(5)).leaked, 0);
 }
 
 /// A buffer of a chunk that came later would travel by its address as well, only slower: so the requests themselves are looked at.
@@ -175,5 +176,77 @@ fn chunks_beyond_the_share_travel_as_plain_memory() {
     let counters = driver.counters();
     assert_eq!((counters.chunks_registered, counters.chunks_refused), (2, 2));
     drop(kept);
-    assert_eq!(driver.shut_down(std::time::Duration::from_secs(5)).leaked, 0);
+    assert_eq!(driver.shut_down(Duration::from_secs(5)).leaked, 0);
+}
+
+/// Answers at a time that make a driver busy.
+const BUSY: usize = 16;
+
+/// A driver that lingers for as long, and is busy.
+fn busy_driver(linger: Duration) -> DriverHandle {
+    let driver = driver(&DriverConfig { linger, ..DriverConfig::default() });
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..32 {
+        let mut nops: Vec<_> = (0..BUSY).map(|_| Op::new(Nop, &driver)).collect();
+        assert!(nops.iter_mut().all(|nop| Pin::new(nop).poll(&mut cx).is_pending()));
+        driver.process_completions().expect("the ring can be entered");
+        assert!(nops.iter_mut().all(|nop| Pin::new(nop).poll(&mut cx).is_ready()));
+    }
+    driver
+}
+
+fn with_uring<R>(driver: &DriverHandle, look: impl FnOnce(&mut UringDriver) -> R) -> R {
+    driver.with_backend(|backend| match backend {
+        PlatformDriver::Uring(uring) => look(uring),
+        PlatformDriver::Sim(_) => unreachable!("made by `driver`"),
+    })
+}
+
+/// A busy worker waits for more answers than its own request's. If the timer did not end that, the last client of a busy time
+/// would wait for ever, and this would hang; if the wait in vain were not noticed, each of those that come after would wait
+/// as long.
+#[test]
+fn a_wait_for_company_that_does_not_come_ends_and_is_the_last() {
+    let driver = busy_driver(Duration::from_millis(1));
+    wait(&driver, Op::new(Nop, &driver)).expect("a nop succeeds");
+    let (lately, armed) = with_uring(&driver, |uring| (uring.answers_lately, uring.linger_armed));
+    assert_eq!((lately, armed), (0, false), "the timer has ended the wait, and the busy time");
+    wait(&driver, Op::new(Nop, &driver)).expect("a nop succeeds");
+    assert!(!with_uring(&driver, |uring| uring.linger_armed), "an idle driver does not linger");
+    assert_eq!(driver.shut_down(Duration::from_secs(5)).leaked, 0);
+}
+
+/// The timer outlives the wait it was armed for. If tear-down forgot it, this would take an hour; if a wait that has company took it for
+/// its end, one answer alone would end the wait.
+#[test]
+fn a_wait_that_has_company_leaves_the_timer_and_the_driver_takes_it_along() {
+    let hour = Duration::from_secs(3600);
+    let driver = busy_driver(hour);
+    let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+    let reader = Rc::new(Descriptor::Os(reader));
+    let mut cx = Context::from_waker(Waker::noop());
+    for round in 0..4 {
+        let mut company: Vec<_> =
+            (0..BUSY).map(|_| Op::new(misc::Poll { fd: Rc::clone(&reader) }, &driver)).collect();
+        assert!(company.iter_mut().all(|poll| Pin::new(poll).poll(&mut cx).is_pending()));
+        driver.process_completions().expect("the ring can be entered");
+        let before = driver.counters().completions;
+        rustix::io::write(&writer, &[0]).expect("room in the pipe");
+        let mut nop = Op::new(Nop, &driver);
+        assert!(Pin::new(&mut nop).poll(&mut cx).is_pending());
+        driver.park(None).expect("the ring can be entered");
+        let answers = driver.counters().completions - before;
+        assert!(answers > 1, "round {round}: woken by {answers}");
+        assert!(
+            with_uring(&driver, |uring| uring.linger_armed),
+            "round {round}: it is there for the next wait"
+        );
+        wait(&driver, nop).expect("a nop succeeds");
+        for poll in company {
+            wait(&driver, poll).expect("the pipe is readable");
+        }
+        let Descriptor::Os(fd) = &*reader else { unreachable!("made above") };
+        assert_eq!(rustix::io::read(fd, &mut [0; 2]).expect("the byte"), 1);
+    }
+    assert_eq!(driver.shut_down(hour).leaked, 0);
 }
