@@ -35,10 +35,11 @@ use crate::txn::Gate;
 /// Connections that the kernel holds for a worker that is busy: Redis's default is 511.
 const BACKLOG: u32 = 511;
 
-/// How long a busy worker waits for as many requests as it has lately had at a time, before it wakes for fewer: a thousand times
-/// in a second the timer's cost does not show, and nobody feels a millisecond. Only where there is one worker: with several, requests
-/// for another worker's keys would wait for each hop.
-const LINGER: Duration = Duration::from_millis(1);
+/// How long a busy worker waits for as many requests as it has lately had at a time, before it wakes for fewer. The bound is for
+/// the moment when the clients stop: short enough that those who come next do not feel it, and long enough that the timer,
+/// which is armed anew each time it has passed, does not show. Only where there is one worker: with several, requests for
+/// another worker's keys would wait for each hop.
+const LINGER: Duration = Duration::from_millis(2);
 
 /// How long connections may take to end when the server stops.
 const PATIENCE: Duration = Duration::from_secs(5);
