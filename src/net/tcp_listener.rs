@@ -477,10 +477,13 @@ impl Acceptor {
 
     /// The connections that the armed accept still brings, which is asked to stop.
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Descriptor>>> {
-        let slot = self.armed.get_mut();
+        let Acceptor { armed, driver, .. } = self;
+        let slot = armed.get_mut();
         loop {
             let Some(Armed::Many(many)) = slot else { return Poll::Ready(Ok(None)) };
-            many.request_cancel();
+            if let Some(token) = many.begin_cancel() {
+                driver.request_cancel(token);
+            }
             let item = ready!(many.poll_next(cx));
             if many.is_finished() {
                 *slot = None;
