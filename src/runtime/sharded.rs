@@ -77,7 +77,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 ///
 /// **From tasks that may be stolen, and from threads outside.** The future of a call is not `Send`: the call may be one of this worker's
 /// own instance, and that runs in the caller's task, which then has to stay. A task that may move, or a thread that has a
-/// [`Handle`](super::Handle), sends a task to make the call; what comes back is a [`JoinHandle`](crate::task::JoinHandle), which is
+/// [`Handle`](super::Handle), sends a task to make the call; what comes back is a [`JoinHandle`], which is
 /// `Send`.
 ///
 /// ```

@@ -410,7 +410,7 @@ fn who_waits_for_room_waits_once_and_leaves_nothing_behind() {
         let moved = spawn_to(WorkerId::new(2), async move || {
             fill(stuck);
             assert!(waits(&mut moves, &waker));
-            moves
+            Some(moves)
         });
         let moved = moved.await.expect("no panic");
         assert_eq!(kept(), [1, 0], "at the worker that polled it last");
