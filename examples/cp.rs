@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use veloq::fs::{self, Buffering, File, Metadata, OpenOptions};
+use veloq::fs::{self, Buffering, File, OpenOptions};
 use veloq::time::Instant;
 
 /// Bytes that one read or write moves: enough that its fixed costs vanish, and a multiple of every device's block.
@@ -70,8 +70,7 @@ async fn copy(from_path: &Path, to_path: &Path) -> io::Result<()> {
     }
     let to_path = within(to_path, from_path).await;
     // Not truncated yet: it might be the source, by another name.
-    let mut options = OpenOptions::new();
-    let to = open(with_permissions_of(&source, options.write(true).create(true)), &to_path).await?;
+    let to = open(OpenOptions::new().write(true).create(true), &to_path).await?;
     let refuse = |what| Err(told(&to_path, io::Error::new(io::ErrorKind::InvalidInput, what)));
     if !to.metadata().await?.is_file() {
         return refuse("not a regular file");
@@ -79,6 +78,9 @@ async fn copy(from_path: &Path, to_path: &Path) -> io::Result<()> {
     if same_file(from_path, &to_path).await? {
         return refuse("the file that is to be copied");
     }
+    // Before there is anything in it that others must not read. By a call that blocks.
+    let (named, permissions) = (to_path.clone(), source.permissions());
+    veloq::spawn_blocking(move || std::fs::set_permissions(named, permissions)).await??;
     to.set_len(0).await.map_err(|error| told(&to_path, error))?;
     if source.len() > 0 {
         // With its space reserved, the copy cannot fail half way for want of it. Not every file system can do that.
@@ -158,19 +160,7 @@ async fn within(to: &Path, from: &Path) -> PathBuf {
     }
 }
 
-/// Has a file that is created get the permissions of another.
-#[cfg(unix)]
-fn with_permissions_of<'a>(source: &Metadata, options: &'a mut OpenOptions) -> &'a mut OpenOptions {
-    options.mode(source.mode() & 0o777)
-}
-
-/// Permissions come from the directory.
-#[cfg(windows)]
-fn with_permissions_of<'a>(_: &Metadata, options: &'a mut OpenOptions) -> &'a mut OpenOptions {
-    options
-}
-
-/// Whether two names lead to one file. That is asked by calls that block.
+/// Whether two names lead to one file. That too is asked by calls that block.
 async fn same_file(one: &Path, other: &Path) -> io::Result<bool> {
     let (one, other) = (one.to_owned(), other.to_owned());
     veloq::spawn_blocking(move || same_file::is_same_file(one, other)).await?

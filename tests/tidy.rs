@@ -90,11 +90,16 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/task/waker.rs", "a hand-written vtable over counted references to headers"),
     ("src/signal/linux.rs", "registers signal handlers"),
     ("tests/buffers.rs", "a waker with a vtable of its own, and an allocator that looks at what comes back"),
-    ("tests/iocp.rs", "a buffer whose memory outlives it; asks the system how many handles there are"),
+    ("tests/iocp.rs", "a buffer whose memory outlives it"),
     ("tests/limits.rs", "installs a seccomp filter"),
     ("tests/signals.rs", "plays the console of Windows"),
     ("tests/system/cpu_time.rs", "asks Windows about this process"),
     ("tests/system/descriptors.rs", "asks Windows about this process"),
+    ("tests/system/wine.rs", "asks Windows what it is"),
+    (
+        "examples/kv/tests/process/windows.rs",
+        "attaches to another process's console, and asks what that has used",
+    ),
     ("tests/system/processors.rs", "asks Windows about the calling thread"),
 ];
 
@@ -148,6 +153,8 @@ const PLATFORMS: &[(&str, &str)] = &[
     ("src/runtime/placement.rs", "the tests' machines were captured from Linux"),
     ("src/signal/mod.rs", "a handler of signals and one of console events may do different things"),
     ("benches/receive.rs", "tries out what one kernel offers"),
+    ("examples/kv/src/node.rs", "CLIENT LIST shows the system's number of a connection"),
+    ("examples/kv/tests/", "processes are told to stop in different ways, and bounded on one system only"),
     ("tests/", "a test may be about one platform, and says so at its top"),
 ];
 

@@ -54,7 +54,8 @@ async fn turn() {
     .await;
 }
 
-/// Whether the kernel picks the buffers of receives that stay armed. Without that, what arrives waits with the kernel until it is asked for.
+/// Whether the kernel picks the buffers of receives that stay armed. Without that, what arrives waits with the kernel until it is
+/// asked for.
 fn has_ring() -> bool {
     DriverHandle::current().receivers().credits().1 > 0
 }

@@ -1,7 +1,7 @@
 //! Whether Windows is Wine, and what is left out there.
 //!
-//! A test that Wine cannot show asks [`lacks`] first, and says why: what is left out is printed, and `scripts/windows` counts it. On Windows
-//! itself, and on Linux, everything runs.
+//! A test that Wine cannot show asks [`lacks`] first, and says why: what is left out is printed, and `scripts/windows` counts it. On
+//! Windows itself, and on Linux, everything runs.
 #![cfg_attr(windows, expect(unsafe_code, reason = "asks the system what it is"))]
 
 use std::io::Write;

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each worker has a listener of its own on the same address (`SO_REUSEPORT`), so the kernel spreads connections and no
-//! worker hands one to another. Where sockets cannot share an address (Windows), one worker accepts, and hands the connections to
-//! all of them in turn, before anything is read from them.
+//! worker hands one to another. Where sockets cannot share an address (Windows), one worker accepts, and hands the connections
+//! to all of them in turn, before anything is read from them.
 
 use std::cell::RefCell;
 use std::io;
