@@ -20,13 +20,13 @@
 //! returns. A dropped `read_exact` puts back what it had. An error that came with nobody waiting is reported once. The
 //! end of the stream need not be kept: the kernel says it again.
 //!
-//! **Credit.** The receive ring is small and everybody's. A socket arms only with a *seat* ([`Receivers`]): a credit of a
+//! **Credit.** The receive ring is small and everybody's. A socket arms only with a *credit* ([`Receivers`]): a
 //! few ring buffers that may wait in its multishot receive. Beyond it the receive is cancelled, and armed again when
-//! somebody waits and what waited is gone. All credits together never exceed the ring. A socket that gets no seat
+//! somebody waits and what waited is gone. All credits together never exceed the ring. A socket that gets no credit
 //! receives once per call, into a buffer that the kernel picks when data is there.
 //!
 //! A credit cannot bind the kernel, which takes what it needs for what has arrived, and programs keep buffers as long as
-//! they like: the ring can run *dry*. Then every seated socket that nobody reads from is *relieved*: what waits in ring
+//! they like: the ring can run *dry*. Then every socket with a credit that nobody reads from is *relieved*: what waits in ring
 //! buffers is copied to the heap (counted), the buffers go back, and its receive is cancelled. The reader that met the
 //! dry ring takes what is there into a buffer of the pool or the heap, by a call that does not wait; if nothing is there,
 //! it does so as soon as its socket is readable. So a silent reader starves nobody, and nobody is later than with the
@@ -61,7 +61,7 @@ pub(crate) struct Socket {
 struct Armed {
     many: Multishot<net::RecvMany>,
     /// Given back with it.
-    _seat: Seat,
+    _credit: Credit,
 }
 
 /// Where a plain receive finds its bytes.
@@ -76,7 +76,7 @@ enum Source {
 enum Next {
     /// Take this.
     Chunk(io::Result<FixedBuf>),
-    /// Receive once: the socket has no seat.
+    /// Receive once: the socket has no credit.
     Once,
     /// Receive without the ring: it is dry.
     Dry,
@@ -165,7 +165,7 @@ impl Socket {
         Poll::Ready(if self.stash.is_empty() { Source::Kernel } else { Source::Stash })
     }
 
-    /// Waits for the next piece of the stream, with a multishot receive armed if there is a seat.
+    /// Waits for the next piece of the stream, with a multishot receive armed if there is a credit for it.
     fn poll_next(self: &Rc<Socket>, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             if let Some(chunk) = self.stash.pop() {
@@ -178,8 +178,8 @@ impl Socket {
                 if !self.stash.is_empty() {
                     continue;
                 }
-                let Some(seat) = Seat::take(self) else { return Poll::Ready(Next::Once) };
-                ready!(self.arm(seat, cx))
+                let Some(credit) = Credit::take(self) else { return Poll::Ready(Next::Once) };
+                ready!(self.arm(credit, cx))
             };
             match item {
                 None => {}
@@ -198,12 +198,12 @@ impl Socket {
 
     /// Submits a multishot receive. Ready, with the reason, if it is refused.
     #[cold]
-    fn arm(&self, seat: Seat, cx: &mut Context<'_>) -> Poll<Option<io::Result<FixedBuf>>> {
-        let operation = net::RecvMany { fd: Rc::clone(&self.fd), credit: seat.credit, once: None };
+    fn arm(&self, credit: Credit, cx: &mut Context<'_>) -> Poll<Option<io::Result<FixedBuf>>> {
+        let operation = net::RecvMany { fd: Rc::clone(&self.fd), credit: credit.buffers, once: None };
         let mut many = Multishot::new(operation, &self.driver);
         let refused = many.poll_next(cx);
         if refused.is_pending() {
-            *self.armed.borrow_mut() = Some(Armed { many, _seat: seat });
+            *self.armed.borrow_mut() = Some(Armed { many, _credit: credit });
         }
         refused
     }
@@ -320,7 +320,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// A worker's receive ring, as its sockets share it: who has a seat, and how much all seats may hold.
+/// A worker's receive ring, as its sockets share it: who has a credit, and how much all credits together may be.
 #[derive(Debug)]
 pub(crate) struct Receivers {
     /// Buffers in the ring; 0 without one.
@@ -331,9 +331,9 @@ pub(crate) struct Receivers {
     picks_once: Cell<bool>,
     /// The sum of all credits, at most `ring_buffers`.
     granted: Cell<usize>,
-    /// The seats' sockets. As there is no credit below one, there are at most `ring_buffers` seats.
-    seats: RefCell<Vec<Option<Weak<Socket>>>>,
-    free_seats: RefCell<Vec<usize>>,
+    /// The sockets that have a credit. As none is below one buffer, there are at most `ring_buffers` of them.
+    holders: RefCell<Vec<Option<Weak<Socket>>>>,
+    free_places: RefCell<Vec<usize>>,
     /// Bytes copied out of ring buffers because they had to wait, or because a plain read took them; ever.
     spilled_bytes: Cell<u64>,
 }
@@ -350,8 +350,8 @@ impl Receivers {
             buffer_bytes: Cell::new(config.receive_buffer_bytes as usize),
             picks_once: Cell::new(false),
             granted: Cell::new(0),
-            seats: RefCell::default(),
-            free_seats: RefCell::default(),
+            holders: RefCell::default(),
+            free_places: RefCell::default(),
             spilled_bytes: Cell::new(0),
         }
     }
@@ -368,7 +368,7 @@ impl Receivers {
         (self.granted.get(), self.ring_buffers.get())
     }
 
-    /// Notes that there is no ring after all. No more seats are given.
+    /// Notes that there is no ring after all. No more credits are given.
     fn forget_ring(&self) {
         self.ring_buffers.set(0);
         self.picks_once.set(false);
@@ -386,43 +386,43 @@ impl Receivers {
 
     /// Makes every socket that nobody reads from give its ring buffers back.
     fn relieve(&self) {
-        let seated: Vec<Rc<Socket>> =
-            self.seats.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
-        for socket in seated {
+        let holders: Vec<Rc<Socket>> =
+            self.holders.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        for socket in holders {
             socket.relieve();
         }
     }
 }
 
-/// A socket's right to have a multishot receive armed, and the credit that goes with it. Dropping it gives both back.
-struct Seat {
+/// A socket's right to have a multishot receive armed, and how many ring buffers may wait in it. Dropping it gives them back.
+struct Credit {
     driver: DriverHandle,
     index: usize,
-    credit: usize,
+    buffers: usize,
 }
 
-impl Seat {
-    /// A seat for `socket`, if there is credit left.
-    fn take(socket: &Rc<Socket>) -> Option<Seat> {
+impl Credit {
+    /// A credit for `socket`, if there is any left.
+    fn take(socket: &Rc<Socket>) -> Option<Credit> {
         let receivers = socket.driver.receivers();
-        let credit = receivers.next_credit()?;
-        receivers.granted.update(|granted| granted + credit);
-        let mut seats = receivers.seats.borrow_mut();
-        let index = receivers.free_seats.borrow_mut().pop().unwrap_or_else(|| {
-            seats.push(None);
-            seats.len() - 1
+        let buffers = receivers.next_credit()?;
+        receivers.granted.update(|granted| granted + buffers);
+        let mut holders = receivers.holders.borrow_mut();
+        let index = receivers.free_places.borrow_mut().pop().unwrap_or_else(|| {
+            holders.push(None);
+            holders.len() - 1
         });
-        seats[index] = Some(Rc::downgrade(socket));
-        Some(Seat { driver: socket.driver.clone(), index, credit })
+        holders[index] = Some(Rc::downgrade(socket));
+        Some(Credit { driver: socket.driver.clone(), index, buffers })
     }
 }
 
-impl Drop for Seat {
+impl Drop for Credit {
     fn drop(&mut self) {
         let receivers = self.driver.receivers();
-        receivers.granted.update(|granted| granted - self.credit);
-        receivers.seats.borrow_mut()[self.index] = None;
-        receivers.free_seats.borrow_mut().push(self.index);
+        receivers.granted.update(|granted| granted - self.buffers);
+        receivers.holders.borrow_mut()[self.index] = None;
+        receivers.free_places.borrow_mut().push(self.index);
     }
 }
 

@@ -300,7 +300,7 @@ fn dropped_receives_lose_no_byte_without_buffers_to_spare() {
     }
 }
 
-// Several at once share the ring: seats, single picks and the pool's buffers are all in use.
+// Several at once share the ring: credits, single picks and the pool's buffers are all in use.
 #[test]
 fn many_streams_at_a_small_ring_lose_no_byte() {
     run_with(
@@ -401,7 +401,7 @@ fn buffers_that_a_program_keeps_starve_nobody() {
     );
 }
 
-// Credits that were not given back would leave later connections without seats; too many would be more than the ring, which only Linux
+// Credits that were not given back would leave later connections without any; too many would be more than the ring, which only Linux
 // has.
 #[cfg(target_os = "linux")]
 #[test]
