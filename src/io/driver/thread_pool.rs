@@ -224,14 +224,14 @@ impl ThreadPool {
         silent: bool,
         job: impl FnOnce() -> R + Send + 'static,
     ) -> Result<Answer<R>, PoolRefused> {
-        let desk = Arc::new(Mutex::new(Desk { answer: None, waker: None }));
-        let promise = Promise(Some(Arc::clone(&desk)));
+        let line = Arc::new(Mutex::new(Line { answer: None, waker: None }));
+        let promise = Promise(Some(Arc::clone(&line)));
         let run = move || {
             let result = catch(job);
             promise.keep(result.map_err(JobFailed::Panicked));
         };
         let number = self.queue(silent, Box::new(run))?;
-        Ok(Answer { desk, queued: Some((Arc::clone(&self.shared), number)) })
+        Ok(Answer { line, queued: Some((Arc::clone(&self.shared), number)) })
     }
 
     /// Refuses new jobs, drops those that wait, and joins the threads once the running jobs have ended, besides the silent
@@ -419,13 +419,13 @@ pub(crate) fn on_own_thread<R: Send + 'static>(
     name: &str,
     job: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<Answer<R>> {
-    let desk = Arc::new(Mutex::new(Desk { answer: None, waker: None }));
-    let promise = Promise(Some(Arc::clone(&desk)));
+    let line = Arc::new(Mutex::new(Line { answer: None, waker: None }));
+    let promise = Promise(Some(Arc::clone(&line)));
     thread::Builder::new().name(name.to_owned()).spawn(move || {
         crate::os::run_anywhere();
         promise.keep(catch(job).map_err(JobFailed::Panicked));
     })?;
-    Ok(Answer { desk, queued: None })
+    Ok(Answer { line, queued: None })
 }
 
 /// Runs what ends with user code (a waker, the destructor of a buffer or a result) on a thread that has more to do.
@@ -440,13 +440,13 @@ pub(crate) fn quietly(run: impl FnOnce()) {
 /// What a job comes to, as a future.
 #[must_use = "the job runs all the same, but nobody hears what came of it"]
 pub(crate) struct Answer<R> {
-    desk: Arc<Mutex<Desk<R>>>,
+    line: Arc<Mutex<Line<R>>>,
     /// Where the job may be queued, and under which number.
     queued: Option<(Arc<Threads>, u64)>,
 }
 
 /// Where the job's thread and the awaiting task meet.
-struct Desk<R> {
+struct Line<R> {
     answer: Option<Result<R, JobFailed>>,
     waker: Option<Waker>,
 }
@@ -490,7 +490,7 @@ impl<R> Answer<R> {
 
     /// Whether the answer is there.
     pub(crate) fn is_ready(&self) -> bool {
-        lock(&self.desk).answer.is_some()
+        lock(&self.line).answer.is_some()
     }
 }
 
@@ -500,17 +500,17 @@ impl<R> Future for Answer<R> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Cloned before and dropped after the lock is held: a waker is user code then, and may abort this very job.
         let waker = cx.waker().clone();
-        let mut desk = lock(&self.desk);
-        if let Some(answer) = desk.answer.take() {
-            drop(desk);
+        let mut line = lock(&self.line);
+        if let Some(answer) = line.answer.take() {
+            drop(line);
             return Poll::Ready(answer);
         }
         if mutant("answer: look, then leave a waker") {
-            drop(desk);
-            desk = lock(&self.desk);
+            drop(line);
+            line = lock(&self.line);
         }
-        let before = desk.waker.replace(waker);
-        drop(desk);
+        let before = line.waker.replace(waker);
+        drop(line);
         drop(before);
         Poll::Pending
     }
@@ -523,7 +523,7 @@ impl<R> fmt::Debug for Answer<R> {
 }
 
 /// The job's end of an [`Answer`]. Dropped unkept, it says that the job never ran.
-struct Promise<R>(Option<Arc<Mutex<Desk<R>>>>);
+struct Promise<R>(Option<Arc<Mutex<Line<R>>>>);
 
 impl<R> Promise<R> {
     fn keep(mut self, answer: Result<R, JobFailed>) {
@@ -531,11 +531,11 @@ impl<R> Promise<R> {
     }
 
     fn tell(&mut self, answer: Result<R, JobFailed>) {
-        let Some(desk) = self.0.take() else { return };
-        let mut desk = lock(&desk);
-        desk.answer = Some(answer);
-        let waker = desk.waker.take();
-        drop(desk);
+        let Some(line) = self.0.take() else { return };
+        let mut line = lock(&line);
+        line.answer = Some(answer);
+        let waker = line.waker.take();
+        drop(line);
         if let Some(waker) = waker {
             waker.wake();
         }
