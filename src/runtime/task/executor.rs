@@ -14,6 +14,14 @@
 //!
 //! Both lists run through the headers. Every change to them is complete before any user code runs and touches nothing but
 //! `Cell`s, so user code may come back here from wherever it is called.
+//!
+//! # What the arguments below rest on
+//!
+//! - *This is the owner*: the task was adopted by this executor (it is in its list or queue, or names its mailbox). An executor has
+//!   claimed its mailbox, which only one ever does, and is `!Send`. So as long as the task is there, no other thread touches its
+//!   [`Owned`] words, nor, until it is complete, its stage.
+//! - *The owner's reference keeps it*: a task that is Linked, ready or waited for has not been let go ([`let_go`]), so the count that
+//!   the owner got when it adopted the task has not been given back.
 #![expect(unsafe_code, reason = "intrusive lists over headers that the owner's reference keeps")]
 
 use std::cell::RefCell;

@@ -389,6 +389,7 @@ impl Remote {
 
     /// What `take` would find. Only the holder of a node that is in no list can rely on it.
     pub(super) fn peek(&self) -> Taken {
+        // Acquire: pairs with the Release of `request`, as in `take`; who finds FRESH on or off goes on to use the task.
         let now = self.0.load(Acquire);
         Taken { fresh: now & FRESH != 0, aborted: now & ABORT != 0 }
     }
