@@ -71,8 +71,8 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Networking::WinSock::{
     SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKADDR, SOCKET, SOL_SOCKET, WSABUF,
-    WSAECONNABORTED, WSAECONNRESET, WSAEMSGSIZE, WSAGetOverlappedResult, WSAMSG, WSARecv, WSASend, WSASendTo,
-    setsockopt,
+    WSAECONNABORTED, WSAECONNRESET, WSAEMSGSIZE, WSAENOTCONN, WSAGetOverlappedResult, WSAMSG, WSARecv,
+    WSASend, WSASendTo, setsockopt,
 };
 use windows_sys::Win32::Storage::FileSystem::{ReadFile, WriteFile};
 use windows_sys::Win32::System::IO::{
@@ -836,9 +836,9 @@ fn ended_file(result: io::Result<u32>) -> io::Result<u32> {
     }
 }
 
-/// Whether a connection ended before it was accepted.
+/// Whether a connection ended before it was accepted. Wine then finds that it has no peer.
 fn is_reset(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(WSAECONNRESET | WSAECONNABORTED))
+    matches!(error.raw_os_error(), Some(WSAECONNRESET | WSAECONNABORTED | WSAENOTCONN))
         || error.raw_os_error() == Some(ERROR_NETNAME_DELETED.cast_signed())
 }
 
