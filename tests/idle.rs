@@ -5,6 +5,8 @@
 
 #[path = "system/cpu_time.rs"]
 mod cpu_time;
+#[path = "system/wine.rs"]
+mod wine;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -25,6 +27,9 @@ fn watched() -> Duration {
 
 /// Connections that are busy at once.
 const CONNECTIONS: u64 = 64;
+
+/// Why Wine shows nothing of how many operations share an entry: there as on Windows each is started by a call of its own.
+const SLOW_CALLS: &str = "calls that start an operation are so slow that a turn's slice is over after a few";
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -192,7 +197,10 @@ fn one_kernel_entry_carries_the_operations_of_many_busy_connections() {
     });
     let (operations, entries) = (worker.operations, worker.kernel_entries);
     assert!(operations >= 2 * 50 * CONNECTIONS, "void: {operations} operations");
-    assert!(operations >= 16 * entries, "{operations} operations in {entries} entries");
+    if !wine::lacks("one_kernel_entry_carries_the_operations_of_many_busy_connections, its ratio", SLOW_CALLS)
+    {
+        assert!(operations >= 16 * entries, "{operations} operations in {entries} entries");
+    }
 }
 
 /// The same where client and server are runtimes of their own, on threads of their own, and one may run ahead of the other.
@@ -218,7 +226,9 @@ fn a_server_batches_what_its_clients_send_together() {
     let worker = server.join().expect("it does not panic");
     let (carried, entries) = (worker.operations + worker.completions, worker.kernel_entries);
     assert!(worker.operations >= 200 * CONNECTIONS, "void: {} operations", worker.operations);
-    assert!(carried >= 8 * entries, "{carried} operations and answers in {entries} entries");
+    if !wine::lacks("a_server_batches_what_its_clients_send_together, its ratio", SLOW_CALLS) {
+        assert!(carried >= 8 * entries, "{carried} operations and answers in {entries} entries");
+    }
 }
 
 /// Echoes on every connection that comes.
