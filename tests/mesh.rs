@@ -94,10 +94,15 @@ fn the_ends_may_move_from_worker_to_worker_in_the_middle() {
 fn ends_in_tasks_that_are_stolen_lose_nothing() {
     const MEMBERS: u64 = 16;
     let moved = Arc::new(AtomicU64::new(0));
-    // A round in which all stayed where they were shows nothing.
-    while moved.load(Ordering::Relaxed) == 0 {
+    // A round in which all stayed where they were shows nothing; on a busy machine there are some.
+    const ROUNDS_MAX: usize = 100;
+    for _ in 0..ROUNDS_MAX {
         assert_eq!(once_around(MEMBERS, &moved), MEMBERS * (VALUES / 10));
+        if moved.load(Ordering::Relaxed) > 0 {
+            return;
+        }
     }
+    panic!("void: nobody moved in {ROUNDS_MAX} rounds");
 }
 
 /// Lets so many tasks pass a one around, and counts how often one of them received on another worker than before. The sum of what was

@@ -184,7 +184,11 @@ impl TcpListener {
         let mut acceptor = Rc::try_unwrap(self.acceptor).map_err(|_| busy())?;
         let mut waiting = Vec::new();
         while let Some(descriptor) = poll_fn(|cx| acceptor.poll_last(cx)).await? {
-            let peer = internet(&os::peer_name(descriptor.as_os()?)?)?;
+            let peer = match os::peer_name(descriptor.as_os()?) {
+                // It was reset, and this system has forgotten it, as in `accept`.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => continue,
+                peer => internet(&peer?)?,
+            };
             let Descriptor::Os(fd) = descriptor else { unreachable!("direct ones were refused above") };
             waiting.push((fd.into(), peer));
         }

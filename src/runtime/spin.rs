@@ -186,7 +186,6 @@ impl Spinner {
         }
         let began_ns = driver.now_ns();
         self.began_ns.set(began_ns);
-        self.late_ns.set(0);
         let left_ns = deadline_ns.map_or(u64::MAX, |deadline_ns| deadline_ns.saturating_sub(began_ns));
         let budget_ns = self.policy.get().budget_ns().min(left_ns);
         if budget_ns == 0 {
@@ -245,9 +244,14 @@ impl Spinner {
         self.change(|policy| policy.ended(how));
     }
 
-    /// How much earlier all that this worker does until its next wait would have been, had it been awake when it was rung.
+    /// How much earlier all that this worker does in this turn would have been, had it been awake when it was rung.
     pub(crate) fn late_ns(&self) -> u64 {
         self.late_ns.get()
+    }
+
+    /// A turn's work is over. What comes later has other reasons to come when it does.
+    pub(crate) fn turned(&self) {
+        self.late_ns.set(0);
     }
 
     fn change(&self, change: impl FnOnce(&mut Spin)) {

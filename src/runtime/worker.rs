@@ -237,6 +237,7 @@ impl Worker {
     pub(crate) fn wait(&mut self, may_park: bool) {
         let is_idle = {
             let parts = &*self.context;
+            parts.spinner.turned();
             !parts.executor.has_ready() && !parts.links.borrow().has_unfinished()
         };
         let is_idle = is_idle && !self.steal();

@@ -251,10 +251,14 @@ impl Future for RoomToSend {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Foreign code, called before anything is borrowed.
+        let without_room = || context::Context::current().links.borrow_mut().without_room(self.to);
+        if without_room().is_none() {
+            self.leave();
+            return Poll::Ready(());
+        }
+        // Foreign code, called with nothing borrowed; there may be room after it.
         let waker = cx.waker().clone();
-        let waiting = context::Context::current().links.borrow_mut().without_room(self.to);
-        let Some(waiting) = waiting else {
+        let Some(waiting) = without_room() else {
             self.leave();
             return Poll::Ready(());
         };

@@ -20,7 +20,8 @@
 //! is taken back, and in a virtual machine that made a park 20 µs longer, more than two requests' worth. So one request in the ring
 //! is the timer of all waits: armed by a wait that finds none, never taken back, and its answer ends whichever wait it meets
 //! (the kernel returns for a timeout, however many answers are wanted). A wait that began after the arming ends sooner than it
-//! might, none ends later.
+//! might. If the timer has expired when a wait begins, though the driver has not seen the answer, the kernel takes that for an answer like
+//! others: so each wait has a bound of its own as well, of twice the time. That comes after the ring's timer, and is cheap for this reason.
 #![expect(unsafe_code, reason = "enters the ring, and shows the kernel addresses of what slots own")]
 
 mod buffer_table;
@@ -80,6 +81,8 @@ pub(crate) struct UringDriver {
     no_iowait: bool,
     /// How long a busy worker waits for company, at an address that the kernel reads when it takes the timer; `None` for not at all.
     linger: Option<Box<Timespec>>,
+    /// The same time.
+    linger_ns: u64,
     /// Whether the timer is in the ring.
     linger_armed: bool,
     /// Answers for each entry, lately: a moving average, in sixteenths.
@@ -114,11 +117,14 @@ impl UringDriver {
         // Before the ring is made: nothing fails behind that, so it need not be taken out of the thread's table again.
         let unparker = Unparker::new().map_err(|error| setup::unavailable(&error, config.ring_entries))?;
         let setup::Made { ring, ring_index, no_iowait, direct, capabilities } = setup::make(config)?;
+        let linger = config.linger.min(LINGER_MAX);
+        let linger_ns = u64::try_from(linger.as_nanos()).expect("it is not longer than the longest");
         Ok(UringDriver {
             ring,
             ring_index,
             no_iowait,
-            linger: (!config.linger.is_zero()).then(|| Box::new(config.linger.min(LINGER_MAX).into())),
+            linger: (!linger.is_zero()).then(|| Box::new(timespec(linger_ns))),
+            linger_ns,
             linger_armed: false,
             answers_lately: 0,
             backlog: VecDeque::new(),
@@ -414,7 +420,11 @@ impl UringDriver {
         if lately < LINGER_ANSWERS_MIN || queued == 0 || !self.arm_linger() {
             return Wait { answers: 1, timeout };
         }
-        Wait { answers: queued + (lately / 2).min(LINGER_ANSWERS_MAX), timeout }
+        let latest_ns = 2 * self.linger_ns;
+        Wait {
+            answers: queued + (lately / 2).min(LINGER_ANSWERS_MAX),
+            timeout: Some(timespec(left_ns.map_or(latest_ns, |left_ns| left_ns.min(latest_ns)))),
+        }
     }
 
     /// Sees to it that the timer for a wait is in the ring. Says so if it is not to be had.

@@ -250,3 +250,21 @@ fn a_wait_that_has_company_leaves_the_timer_and_the_driver_takes_it_along() {
     }
     assert_eq!(driver.shut_down(hour).leaked, 0);
 }
+
+/// The timer may expire while the worker polls its tasks. Its answer is then waiting when the wait begins, and ends nothing: without
+/// another bound this would hang, and a request that has come would lie there unanswered.
+#[test]
+fn a_wait_for_company_ends_though_the_timer_was_over_before_it() {
+    let driver = busy_driver(Duration::from_millis(1));
+    with_uring(&driver, |uring| assert!(uring.arm_linger()));
+    driver.process_completions().expect("the ring can be entered");
+    // Expired, and not seen: the kernel has work for this thread.
+    while with_uring(&driver, |uring| uring.linger_armed && !uring.ring.submission().taskrun()) {
+        std::hint::spin_loop();
+    }
+    let mut nop = Op::new(Nop, &driver);
+    assert!(Pin::new(&mut nop).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    driver.park(None).expect("the ring can be entered");
+    wait(&driver, nop).expect("a nop succeeds");
+    assert_eq!(driver.shut_down(Duration::from_secs(5)).leaked, 0);
+}
