@@ -154,6 +154,7 @@ const PLATFORMS: &[(&str, &str)] = &[
     ("src/signal/mod.rs", "a handler of signals and one of console events may do different things"),
     ("benches/receive.rs", "tries out what one kernel offers"),
     ("examples/kv/src/node.rs", "CLIENT LIST shows the system's number of a connection"),
+    ("examples/kv/src/persist/tests.rs", "Linux has a device that is always full"),
     ("examples/kv/tests/", "processes are told to stop in different ways, and bounded on one system only"),
     ("tests/", "a test may be about one platform, and says so at its top"),
 ];

@@ -382,6 +382,7 @@ async fn a_change_of_workers_counts_only_once_it_is_settled() {
 }
 
 // What could go wrong: a write that did not reach the disk is acknowledged, or the log has a hole once there is space again.
+#[cfg(target_os = "linux")]
 #[veloq::test]
 async fn a_disk_that_is_full_acknowledges_nothing_and_recovers() {
     for fsync in [Fsync::Always, Fsync::No] {
