@@ -111,3 +111,26 @@ fn what_workers_note_of_themselves_decides_where_tasks_go() {
     spawner.note_polling(0, 0, began_ns + 10 * STUCK_NS);
     assert!(goes_to(began_ns + 10 * STUCK_NS, 1), "who is parked is not stuck, and has nothing ready");
 }
+
+/// A dump takes what waits out of the ring and puts it back, and each task that is back can be seen by a thief. Once one comes between,
+/// the ring holds fewer than were counted, and who goes on by the count sees the first again.
+#[test]
+fn a_dump_shows_no_task_twice_whatever_thieves_take_meanwhile() {
+    let (_spawner, [first, second]) = house::<2>();
+    let _entered = first.enter();
+    let _handles = [(); 4].map(|()| {
+        let (task, handle) = stealable();
+        first.push(task);
+        handle
+    });
+    let mut shown = Vec::new();
+    let unlisted = first.each_placed(|task| {
+        shown.push(task.id);
+        second.rob();
+    });
+    assert_eq!((shown.len(), unlisted), (4, 0));
+    shown.sort_unstable();
+    shown.dedup();
+    assert_eq!(shown.len(), 4, "nobody is shown twice");
+    assert!(second.rob() > 0, "and all are back, for thieves too");
+}

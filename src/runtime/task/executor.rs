@@ -27,6 +27,8 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+#[cfg(not(loom))]
+use std::iter;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
@@ -633,14 +635,16 @@ impl Executor {
     pub(crate) fn each_placed(&self, mut each: impl FnMut(TaskDump)) -> usize {
         let queue = self.mailbox.queue();
         self.take_sent();
-        // Each is taken out and pushed again, which tells thieves of it: a task in the ring could be taken, and gone, while it is
-        // looked at.
-        for _ in 0..queue.in_ring() {
-            let Some(task) = queue.pop() else { break };
+        // All are taken out, looked at and pushed again, which tells thieves of them: a task in the ring could be taken, and gone, while it
+        // is looked at. One that was back before all have been seen would be seen again, if thieves have taken others meanwhile.
+        let tasks: Vec<_> = iter::from_fn(|| queue.pop()).collect();
+        for task in &tasks {
             // SAFETY: the right to run it is ours until it is pushed, and the mailbox is written by who runs or adopts it.
             if unsafe { task.header().mailbox() }.is_none() {
                 each(Executor::describe(task.header(), TaskState::Placed, 0));
             }
+        }
+        for task in tasks {
             self.push(task);
         }
         queue.in_inbox()
