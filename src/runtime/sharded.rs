@@ -118,6 +118,10 @@ impl<S> Clone for Sharded<S> {
 /// The number of the next service of this process.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(0);
 
+/// How long a worker is given to answer whatever the patience: nothing but time tells one that is stuck from one that has yet to be woken
+/// and given a core, for which a loaded system may take a tick of its clock. The longest is that of Windows, 15.6 ms.
+const GRACE_MIN: Duration = Duration::from_millis(20);
+
 thread_local! {
     static LINE: RefCell<Option<Line>> = const { RefCell::new(None) };
 }
@@ -301,8 +305,8 @@ impl<S: 'static> Sharded<S> {
     /// that is still in use then is dropped by its last call.
     ///
     /// A worker that is in a poll and does not answer is waited for until `patience` has passed, and at least as long as
-    /// [`Builder::drain_patience`](super::Builder::drain_patience) says. Then it is left out, and named by the error; it stops its
-    /// instance when it comes back.
+    /// [`Builder::drain_patience`](super::Builder::drain_patience) says, or 20 ms if that is less. Then it is left out, and named by
+    /// the error; it stops its instance when it comes back.
     ///
     /// Two stops at the same time share the work: each instance is stopped by the one that reaches it first, and both wait for
     /// it. If the future is dropped, the gates stay closed, and the instances that it has not reached stay until another stop
@@ -358,7 +362,7 @@ impl<S: 'static> Sharded<S> {
         E: Send + 'static,
     {
         let key = self.key;
-        let grace_ns = saturating_ns(Context::current().shared.drain_patience);
+        let grace_ns = saturating_ns(Context::current().shared.drain_patience.max(GRACE_MIN));
         let deadline_ns = Timers::current().now().saturating_add(saturating_ns(patience));
         let answers_by_ns = deadline_ns.max(Timers::current().now().saturating_add(grace_ns));
         let close = async move || {
@@ -384,7 +388,8 @@ impl<S: 'static> Sharded<S> {
             };
             let waits = !silent.contains(&worker);
             let departs = Context::current().spawn_past_the_bound(Label::here(), worker, depart);
-            let by_ns = Timers::current().now().saturating_add(if waits { grace_ns } else { 0 });
+            let now_ns = Timers::current().now();
+            let by_ns = if waits { answers_by_ns.max(now_ns.saturating_add(grace_ns)) } else { now_ns };
             if until(by_ns, begun).await.is_none() {
                 if waits {
                     silent.push(worker);

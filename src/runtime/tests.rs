@@ -519,8 +519,8 @@ fn a_stop_leaves_out_a_worker_that_stands_still_and_names_it() {
     }
     let stuck = WorkerId::new(1);
     // Nothing, less than a worker that stands still is granted in any case, and more.
-    for patience in [0, 500, 4_000].map(Duration::from_micros) {
-        let mut crew = Crew::with_patience(Duration::from_millis(1), 3, 0);
+    for patience in [0, 20, 160].map(Duration::from_millis) {
+        let mut crew = Crew::with_patience(Duration::from_millis(40), 3, 0);
         let stands_still = Rc::new(Cell::new(false));
         let standing = Rc::clone(&stands_still);
         let work = async move {
@@ -557,6 +557,63 @@ fn a_stop_leaves_out_a_worker_that_stands_still_and_names_it() {
         crew.run_choosing(work, |worker| worker != stuck.index() || !stands_still.get());
         crew.end();
     }
+}
+
+/// A stop's patience is the workers' too, in each of its parts. One that is given none for a part, however healthy all are, names those
+/// that have had no turn since they were asked, and waits neither for their hooks nor in their order.
+#[test]
+fn a_stop_takes_no_healthy_worker_for_one_that_stands_still() {
+    for patience in [Duration::ZERO, Duration::from_secs(5)] {
+        let mut crew = Crew::with_patience(Duration::ZERO, 3, 0);
+        crew.run(async move {
+            let started = Sharded::start(async |worker| Ok::<_, Infallible>(worker)).await;
+            let service = started.expect("the factory does not fail");
+            let stopped = Arc::new(Mutex::new(Vec::new()));
+            let noted = Arc::clone(&stopped);
+            let stop = async move |worker: WorkerId| {
+                noted.lock().expect("nobody panics under it").push(worker.index());
+                if worker == WorkerId::new(1) { Err("the disk is full") } else { Ok(()) }
+            };
+            assert_eq!(
+                service.stop_with(patience, stop).await,
+                Err(StopError::Failed("the disk is full")),
+                "{patience:?}"
+            );
+            assert_eq!(*stopped.lock().expect("nobody panics under it"), [2, 1, 0], "{patience:?}");
+        });
+        crew.end();
+    }
+}
+
+/// The same, of a worker that is in a poll when its own instance's turn has come, for longer than it is granted in any case but not as
+/// long as the stop's patience.
+#[test]
+fn a_stop_waits_with_all_its_patience_for_the_last_part_too() {
+    let mut crew = Crew::with_patience(Duration::from_millis(1), 3, 0);
+    let clock = crew.world.clock();
+    let hooked = Arc::new(AtomicU64::new(0));
+    let hooks = Arc::clone(&hooked);
+    let work = async move {
+        let started = Sharded::start(async |worker| Ok::<_, Infallible>(worker)).await;
+        let service = started.expect("the factory does not fail");
+        let stop = async move |_worker: WorkerId| {
+            hooks.fetch_add(1, Relaxed);
+            Ok::<_, Infallible>(())
+        };
+        service.stop_with(Duration::from_secs(3600), stop).await
+    };
+    // From the first hook on, which is worker 2's, worker 1 stands still for a minute.
+    let mut stood_ms = 0;
+    let stopped = crew.run_choosing(work, |worker| {
+        let stands = worker == 1 && hooked.load(Relaxed) == 1 && stood_ms < 60_000;
+        if stands {
+            stood_ms += 1;
+            clock.set(clock.get() + 1_000_000);
+        }
+        !stands
+    });
+    assert_eq!((stopped, stood_ms, hooked.load(Relaxed)), (Ok(()), 60_000, 3));
+    crew.end();
 }
 
 /// Calls, and calls of calls, of a service that is stopped in the middle: whatever was let in must end, with all that it
