@@ -224,11 +224,21 @@ async fn accept_until(listener: Listener, node: Rc<Node>, stopping: CancelToken)
     let here = veloq::current_worker();
     let takers = if listener.is_shared { vec![here] } else { veloq::workers().collect() };
     let mut turns = takers.into_iter().cycle();
+    let handing_over = veloq::task::Gate::new();
     while let Some(accepted) = stopping.run_until_cancelled(listener.socket.accept()).await {
         match accepted {
             Ok((stream, peer)) => match turns.next().expect("there is a worker") {
                 worker if worker == here => serve(&node, stream, peer),
-                worker => hand_over(&node, worker, stream, peer).await,
+                // Not waited for: a worker that is slow to answer must not keep the next connection from the others. Descriptors
+                // bound how many are on their way.
+                worker => {
+                    let (node, pass) =
+                        (Rc::clone(&node), handing_over.enter().expect("it is open until the end"));
+                    drop(spawn_local(async move {
+                        hand_over(&node, worker, stream, peer).await;
+                        drop(pass);
+                    }));
+                }
             },
             // Out of descriptors, mostly: others may close theirs. Without the pause this would spin.
             Err(error) => {
@@ -237,6 +247,8 @@ async fn accept_until(listener: Listener, node: Rc<Node>, stopping: CancelToken)
             }
         }
     }
+    // Who stops kills the connections next: each must be with its worker by then.
+    handing_over.close().await;
     Ok(())
 }
 
@@ -377,4 +389,68 @@ pub fn runtime(options: &Options) -> io::Result<veloq::Runtime> {
         builder = builder.linger(LINGER);
     }
     builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use clap::Parser;
+
+    use super::*;
+
+    /// Asks over a connection whether its worker is there; ends when that has answered.
+    async fn ping(stream: &TcpStream) {
+        stream.write_all(b"PING\r\n").await.0.expect("the connection stands");
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"\r\n") {
+            let (read, some) = stream.read(Vec::with_capacity(16)).await;
+            assert_ne!(read.expect("the connection stands"), 0, "the server has closed it");
+            reply.extend(some);
+        }
+        assert_eq!(reply, b"+PONG\r\n");
+    }
+
+    /// Where one listener serves all, a worker in a long poll does not take its connections. If the accept loop waited for it, those of the
+    /// others would wait as well: here for ever, as the poll ends only after they have been served.
+    #[test]
+    fn a_worker_in_a_long_poll_keeps_no_connection_from_the_others() {
+        let options =
+            Options::parse_from(["kv", "--bind=127.0.0.1:0", "--workers=2", "--no-pin", "--no-log"]);
+        let served = runtime(&options).expect("a runtime").block_on(async move {
+            let server = Server::start(&options).await?;
+            let socket = TcpListener::bind(options.bind).await?;
+            let (addr, stopping) = (socket.local_addr()?, CancelToken::new());
+            let node = Rc::clone(&*server.nodes().local()?);
+            let alone = Listener { socket, is_shared: false };
+            let accepting = spawn_local(accept_until(alone, node, stopping.child()));
+
+            let (begins, begun) = mpsc::channel();
+            let (go_on, goes_on) = mpsc::channel::<()>();
+            let other = veloq::workers().last().expect("there are two");
+            let poll = veloq::spawn_to(other, async move || {
+                begins.send(()).expect("it is waited for");
+                goes_on.recv().expect("it is told")
+            });
+            // A turn's end sends it on its way.
+            while begun.try_recv().is_err() {
+                veloq::task::yield_now().await;
+            }
+            let mut streams = Vec::new();
+            for _ in 0..4 {
+                streams.push(TcpStream::connect(addr).await?);
+            }
+            // They are dealt out in turn, this worker first.
+            ping(&streams[0]).await;
+            ping(&streams[2]).await;
+            go_on.send(()).expect("it waits");
+            poll.await.expect("it does not panic");
+            ping(&streams[1]).await;
+            ping(&streams[3]).await;
+            stopping.cancel();
+            accepting.await.expect("it does not panic")?;
+            server.stop().await
+        });
+        served.expect("loopback works");
+    }
 }
