@@ -302,12 +302,6 @@ impl Socket {
         let (fd, stash) = (Rc::clone(&self.fd), Some(Rc::clone(&self.stash)));
         net::Recv { fd, buf, flags, waits: flags == 0 && self.stash.is_drained(), stash, kept }
     }
-
-    /// One look at what a receive would get. It takes nothing, so its answer may be lost and receives need not wait for it.
-    fn look<B: IoBufMut>(&self, buf: B) -> net::Recv<B> {
-        let (fd, kept) = (Rc::clone(&self.fd), net::kept_whole);
-        net::Recv { fd, buf, flags: message::PEEK, waits: false, stash: None, kept }
-    }
 }
 
 impl fmt::Debug for Socket {
@@ -596,7 +590,8 @@ impl<B: IoBufMut> Future for Read<B> {
             Poll::Ready(Source::Kernel) => {
                 let receive = match this.peeks {
                     false => this.socket.receive(buf, 0, net::kept_whole),
-                    true => this.socket.look(buf),
+                    // It takes no byte, but the connection's error: the kernel says that once.
+                    true => this.socket.receive(buf, message::PEEK, net::kept_nothing),
                 };
                 match InFlight::submit(receive, &this.socket.driver, cx) {
                     Ok(receive) => {

@@ -860,6 +860,56 @@ fn a_datagram_that_is_peeked_at_is_still_there_to_be_received() {
     });
 }
 
+// The kernel tells a peek of the reset and has told it then: dropped with its answer, the connection would seem to have ended well.
+// Windows says it again.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reset_that_came_to_a_dropped_peek_is_reported_once() {
+    run(async {
+        let (listener, addr) = listen().await;
+        for polled_late in [true, false] {
+            let peer = StdStream::connect(addr).expect("it listens");
+            let (stream, _) = listener.accept().await.expect("somebody connected");
+            let mut peek = Box::pin(stream.peek(vec![0; 8]));
+            assert!(within(1, peek.as_mut()).await.is_none(), "nothing was sent");
+            socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("an option");
+            drop(peer);
+            if polled_late {
+                // Its answer comes, and nobody looks.
+                for _ in 0..4 {
+                    turn().await;
+                }
+            }
+            drop(peek);
+            let error = stream.read(vec![0; 8]).await.0.expect_err("the peer reset the connection");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            assert_eq!(stream.read(vec![0; 8]).await.0.expect("it was told"), 0);
+        }
+    });
+}
+
+// The same of datagrams, where the loss would hide that nobody is there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_refusal_that_came_to_a_dropped_peek_is_reported_once() {
+    run(async {
+        let gone = UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback can be bound");
+        socket.connect(gone.local_addr().expect("bound")).await.expect("nothing is waited for");
+        drop(gone.into_std().await.expect("nothing is in flight"));
+        let mut peek = Box::pin(socket.peek_from(vec![0; 8]));
+        assert!(within(1, peek.as_mut()).await.is_none(), "nothing was sent");
+        socket.send("x").await.0.expect("nobody has refused yet");
+        for _ in 0..4 {
+            turn().await;
+        }
+        drop(peek);
+        let told = within(4, socket.recv_from(vec![0; 8])).await.expect("it was not lost");
+        assert_eq!(told.0.expect_err("nobody is there").kind(), ErrorKind::ConnectionRefused);
+        assert!(within(2, socket.recv_from(vec![0; 8])).await.is_none(), "it was told");
+    });
+}
+
 // A builder that forgets an option would show by a second socket that is refused, or by one that takes the other family's port.
 #[cfg(target_os = "linux")]
 #[test]

@@ -564,14 +564,10 @@ impl<B: IoBufMut> RecvFrom<B> {
             return Poll::Pending;
         }
         let Endpoint { fd, driver, stash } = &*self.endpoint;
-        let fd = Rc::clone(fd);
-        let receive = if self.peeks {
-            // It takes nothing: its answer may be lost, and receives need not wait for it.
-            net::RecvFrom { fd, buf, flags: message::PEEK, from: None, stash: None }
-        } else {
-            stash.receive_begins();
-            net::RecvFrom { fd, buf, flags: 0, from: None, stash: Some(Rc::clone(stash)) }
-        };
+        stash.receive_begins();
+        let flags = if self.peeks { message::PEEK } else { 0 };
+        let (fd, stash) = (Rc::clone(fd), Some(Rc::clone(stash)));
+        let receive = net::RecvFrom { fd, buf, flags, from: None, stash };
         match InFlight::submit(receive, driver, cx) {
             Ok(receive) => {
                 self.step = Step::InFlight(receive);

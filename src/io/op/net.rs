@@ -13,7 +13,7 @@ use crate::io::driver::{
     Completion, Descriptor, MultishotLifecycle, OpLifecycle, Resource, SharedDescriptor,
 };
 use crate::io::stash::{Datagram, Stash, is_dry};
-use crate::os::AcceptRoom;
+use crate::os::{AcceptRoom, message};
 
 /// Makes a socket.
 #[derive(Debug)]
@@ -89,8 +89,8 @@ pub struct Recv<B> {
     pub(crate) waits: bool,
     /// Where bytes go that nobody waits for; `None` where they may be lost.
     pub(crate) stash: Option<Rc<Stash>>,
-    /// What goes there, of a buffer and the number of bytes that were received into it: [`kept_whole`], or
-    /// [`kept_with_begin`].
+    /// What goes there, of a buffer and the number of bytes that were received into it: [`kept_whole`],
+    /// [`kept_with_begin`], or [`kept_nothing`].
     pub(crate) kept: fn(B, usize) -> FixedBuf,
 }
 
@@ -104,6 +104,11 @@ pub(crate) fn kept_whole<B: IoBufMut>(buf: B, bytes: usize) -> FixedBuf {
 pub(crate) fn kept_with_begin<B: IoBufMut>(part: Slice<B>, bytes: usize) -> FixedBuf {
     let begin = part.begin();
     copy_of(&[part.into_inner()], begin + bytes)
+}
+
+/// No byte, as the kernel has them still: what an abandoned peek leaves. Its error alone is kept.
+pub(crate) fn kept_nothing<B>(_: B, _: usize) -> FixedBuf {
+    FixedBuf::heap(0)
 }
 
 /// Receives into a buffer that the kernel picks from the receive ring: as a [`Multishot`](crate::io::driver::Multishot)
@@ -370,6 +375,8 @@ impl<B: IoBufMut> OpLifecycle for RecvFrom<B> {
         let Some(stash) = self.stash else { return };
         let (result, buf) = filled(self.buf, completion);
         match result {
+            // After a peek the kernel has it still.
+            Ok(_) if self.flags == message::PEEK => {}
             // A message may be empty.
             Ok(bytes) => stash.push(Ok(Datagram { bytes: copy_of(&[buf], bytes), from: self.from })),
             Err(error) => stash.keep_error(error),
