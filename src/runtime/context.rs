@@ -145,9 +145,10 @@ impl Context {
         }
         let sent = self.links.borrow_mut().send(worker, task);
         match sent {
-            Ok(()) | Err((_, Unsent::Closed)) => handle,
-            Err((_, Unsent::Full)) => handle.refused(worker),
+            Ok(()) | Err((_, Unsent::Closed)) => {}
+            Err((task, Unsent::Full)) => task.refuse(worker),
         }
+        handle
     }
 
     /// Runs `work` on a worker, however many messages wait for it: by its mailbox, for few and small ones that are not to be refused.
@@ -196,7 +197,8 @@ impl Context {
         self.executor.place(task, self.clock.coarse_ns());
     }
 
-    /// Runs a future as a task of this worker.
+    /// For tests: runs a future as a task of this worker.
+    #[cfg(test)]
     #[track_caller]
     pub(crate) fn spawn_local<F: Future + 'static>(&self, future: F) -> JoinHandle<F::Output> {
         self.executor.spawn(future, Label::here())

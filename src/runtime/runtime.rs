@@ -37,6 +37,7 @@ use super::shared::Shared;
 use super::spawner::Spawner;
 use super::spin::{Spinner, Unparked};
 use super::stall::Watchdog;
+use super::task::Label;
 use super::timer::Clock;
 use super::trace;
 use super::worker::Worker;
@@ -151,16 +152,15 @@ impl Runtime {
             let _moved = cpu.apply_to_this_thread();
         }
         let output = Cell::new(None);
-        let main: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(async { output.set(Some(future.await)) });
-        // SAFETY: only the lifetime changes. The task that gets this future is dropped on this thread before this function
-        // returns or unwinds: it finishes, or `end` below closes the worker's executor, which drops every future it has.
-        // The turns cannot unwind past that, since they are caught; should `end` itself unwind, `AbortOnUnwind` ends the
-        // process. Wakers and handles that outlive the task know its header only, which holds no part of the future.
-        let main: Pin<Box<dyn Future<Output = ()> + 'static>> = unsafe { std::mem::transmute(main) };
+        let main = async { output.set(Some(future.await)) };
         let abort_on_unwind = AbortOnUnwind;
         let watched = worker.watched();
         let entered = worker.context().enter();
-        let mut task = worker.context().spawn_local(main);
+        // SAFETY: the future is dropped on this thread before this function returns or unwinds: it finishes, or `end` below closes the
+        // worker's executor, which drops every future it has. The turns cannot unwind past that, since they are caught; should `end`
+        // itself unwind, `AbortOnUnwind` ends the process. Wakers and handles that outlive the task know its header only, which holds
+        // no part of the future; and its output borrows nothing.
+        let mut task = unsafe { worker.context().executor.spawn_borrowing(main, Label::here()) };
         let turns = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 worker.work();

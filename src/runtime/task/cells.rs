@@ -29,10 +29,10 @@ pub(super) struct Cells {
 /// What stands in memory that is kept.
 struct Kept {
     next: Option<NonNull<Kept>>,
-    mailbox: Arc<Mailbox>,
+    mailbox: Option<Arc<Mailbox>>,
 }
 
-/// What cells of one type take of memory.
+/// What cells of one type take of memory: known where the type is, so that it costs nothing to ask.
 #[derive(Clone, Copy)]
 pub(super) struct Room {
     layout: Layout,
@@ -79,7 +79,8 @@ impl Cells {
     }
 
     /// Memory for a cell, and a reference to the mailbox for it. `None` if there is none here.
-    pub(super) fn take(&self, room: Room) -> Option<(NonNull<Header>, Arc<Mailbox>)> {
+    #[inline]
+    pub(super) fn take(&self, room: Room) -> Option<(NonNull<Header>, Option<Arc<Mailbox>>)> {
         let shelf = &self.shelves[room.shelf];
         let place = shelf.get()?;
         // SAFETY: what is on a shelf was written by `keep`, and is taken off here.
@@ -94,7 +95,8 @@ impl Cells {
     /// # Safety
     ///
     /// It was [allocated](Room::allocate) as `room`, and nobody uses it any more.
-    pub(super) unsafe fn keep(&self, room: Room, place: NonNull<Header>, mailbox: Arc<Mailbox>) {
+    #[inline]
+    pub(super) unsafe fn keep(&self, room: Room, place: NonNull<Header>, mailbox: Option<Arc<Mailbox>>) {
         let kept_bytes = self.kept_bytes.get() + room.layout.size();
         if room.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
             // SAFETY: the caller's own promise.

@@ -181,8 +181,22 @@ impl Executor {
     }
 
     /// Calls `f` with the entered `Executor` if it is the one that owns the task.
+    #[inline]
     pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
-        if task.belongs_to(Current::get().mailbox) { Executor::with_current(f) } else { None }
+        // SAFETY: `f` is called on top of whoever has entered it.
+        unsafe { Executor::owner_of(task) }.map(f)
+    }
+
+    /// The entered `Executor`, if it is the one that owns the task.
+    ///
+    /// # Safety
+    ///
+    /// It is used no longer than the caller runs.
+    #[inline]
+    unsafe fn owner_of<'a>(task: &Header) -> Option<&'a Executor> {
+        let current = Current::get();
+        // SAFETY: as in `with_current`; no task belongs to a mailbox that is null, so one is entered.
+        task.belongs_to(current.mailbox).then(|| unsafe { &*current.executor })
     }
 
     /// Whether the `Executor` that is entered on this thread owns the task, so that the owner's words are this thread's to touch. No
@@ -199,24 +213,20 @@ impl Executor {
     /// # Safety
     ///
     /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `room`.
+    #[inline]
     pub(super) unsafe fn clear_away(task: NonNull<Header>, room: Room) {
         // SAFETY: the caller's own promise.
         let header = unsafe { task.as_ref() };
-        let is_ours = header.belongs_to(Current::get().mailbox);
-        // SAFETY: as above.
-        let mailbox = unsafe { header.take_mailbox() };
-        // SAFETY: as above.
-        unsafe { task.drop_in_place() };
-        match mailbox {
-            Some(mailbox) if is_ours => {
-                // SAFETY: as above; it is still entered, whatever the header's parts did when they were dropped.
-                let keep = |local: &Executor| unsafe { local.cells.keep(room, task, mailbox) };
-                Executor::with_current(keep).expect("its mailbox was that of the one that is entered");
-            }
-            mailbox => {
-                // SAFETY: as above.
-                unsafe { room.free(task) };
-                drop(mailbox);
+        // SAFETY: the caller's own promise. Whatever the header's parts do as they are dropped, the owner stays entered.
+        unsafe {
+            let (owner, mailbox) = (Executor::owner_of(header), header.take_mailbox());
+            task.drop_in_place();
+            match owner {
+                Some(local) => local.cells.keep(room, task, mailbox),
+                None => {
+                    room.free(task);
+                    drop(mailbox);
+                }
             }
         }
     }
@@ -295,7 +305,18 @@ impl Executor {
         future: F,
         label: impl Into<Label>,
     ) -> JoinHandle<F::Output> {
-        let label = label.into().inheriting(self.class.get());
+        // SAFETY: it borrows nothing.
+        unsafe { self.spawn_borrowing(future, label.into()) }
+    }
+
+    /// The same for a future that may borrow.
+    ///
+    /// # Safety
+    ///
+    /// What it borrows is there until the task has ended, or this is closed, and so is what its output borrows until that is taken or
+    /// dropped.
+    pub(crate) unsafe fn spawn_borrowing<F: Future>(&self, future: F, label: Label) -> JoinHandle<F::Output> {
+        let label = label.inheriting(self.class.get());
         let (task, handle) = raw::spawn_here(future, &self.cells, &self.mailbox, label);
         // SAFETY: the new cell's first reference becomes the owner's; nobody else knows the task but its handle.
         unsafe { self.admit(task) };
@@ -342,6 +363,7 @@ impl Executor {
     /// # Safety
     ///
     /// `task` is Fresh, for this owner, known to no other that could adopt it, and comes with a reference, which becomes the owner's.
+    #[inline]
     unsafe fn admit(&self, task: NonNull<Header>) {
         self.spawned.set(self.spawned.get() + 1);
         // SAFETY: this is the task's owner now, and has a reference.
@@ -351,7 +373,7 @@ impl Executor {
             if self.phase.get() == Phase::Closed {
                 self.cancel(task);
             } else {
-                self.make_ready(task);
+                self.enqueue(task);
             }
         }
     }
@@ -445,7 +467,7 @@ impl Executor {
             let at = self.in_cycle.get();
             let most = left.min(RUN_OF_A_KIND - at % RUN_OF_A_KIND);
             let ran = if at < RUN_OF_A_KIND {
-                (0..most).take_while(|_| self.run_one(&self.foreground)).count()
+                self.run_pinned(&self.foreground, most)
             } else {
                 (0..most).take_while(|_| self.run_one_stealable()).count()
             };
@@ -476,7 +498,7 @@ impl Executor {
         match task.remote.begin() {
             Begun::Cancel => {
                 // SAFETY: the run is ours, and with it the stage, whose future is `Send`.
-                unsafe { (task.vtable.cancel)(task.task()) };
+                unsafe { raw::cancel(task.task()) };
                 self.finish(task);
             }
             Begun::Poll => {
@@ -533,42 +555,45 @@ impl Executor {
     pub(crate) fn run_background(&self) -> bool {
         self.set_busy();
         self.class.set(Class::Background);
-        let ran = self.run_one(&self.background);
+        let ran = self.run_pinned(&self.background, 1) > 0;
         self.class.set(Class::Foreground);
         self.busy.set(false);
         ran
     }
 
-    /// Polls the pinned task that has been ready for longest in `queue`, or drops it if it was aborted. Returns whether there was one.
+    /// Polls up to `most` pinned tasks of `queue`, those first that have been ready for longest, or drops those that were aborted. How many
+    /// there were.
     #[inline]
-    fn run_one(&self, queue: &ReadyQueue) -> bool {
-        while let Some(task) = queue.pop() {
-            // SAFETY: until `let_go` below, the owner's reference keeps it (it was ready), and this is its owner.
+    fn run_pinned(&self, queue: &ReadyQueue, most: usize) -> usize {
+        let mut ran = 0;
+        while ran < most {
+            let Some(task) = queue.pop() else { break };
+            // SAFETY: until `let_go` or `retire`, the owner's reference keeps it (it was ready), and this is its owner.
             let owned = unsafe { task.as_ref().owned() };
             if owned.life.get() == Life::Done {
                 // SAFETY: no longer ready, which can be the end of its use.
                 unsafe { let_go(task) };
                 continue;
             }
+            ran += 1;
             if owned.aborted.get() {
                 // SAFETY: this is the owner of a Linked task.
                 unsafe { self.cancel(task) };
-            } else {
-                self.polls.set(self.polls.get() + 1);
-                // SAFETY: the task is Linked, this is its owner, and `busy` keeps polls from nesting.
-                let polled = unsafe { (task.as_ref().vtable.poll)(task) };
-                if mutant("wake: queued until polled") {
-                    // SAFETY: it is still Linked.
-                    let _ = unsafe { task.as_ref() }.remote.take();
-                }
-                if polled.is_ready() {
-                    // SAFETY: it is Linked and complete.
-                    unsafe { self.retire(task) };
-                }
+                continue;
             }
-            return true;
+            self.polls.set(self.polls.get() + 1);
+            // SAFETY: the task is Linked, this is its owner, and `busy` keeps polls from nesting.
+            let polled = unsafe { (task.as_ref().vtable.poll)(task) };
+            if mutant("wake: queued until polled") {
+                // SAFETY: it is still Linked.
+                let _ = unsafe { task.as_ref() }.remote.take();
+            }
+            if polled.is_ready() {
+                // SAFETY: it is Linked and complete.
+                unsafe { self.retire(task) };
+            }
         }
-        false
+        ran
     }
 
     /// Whether a task is ready.
@@ -709,7 +734,7 @@ impl Executor {
             let found = task.remote.begin_last();
             if found != Left::Finished {
                 // SAFETY: every worker has closed, so nobody else begins a run, and the stage is ours.
-                unsafe { (task.vtable.cancel)(task.task()) };
+                unsafe { raw::cancel(task.task()) };
             }
             if found == Left::Idle {
                 // SAFETY: the reference that the word kept; nobody turns QUEUED on any more and takes it from there.
@@ -734,7 +759,7 @@ impl Executor {
             // SAFETY: the run is ours, and the reference that the word kept.
             let task = unsafe { Shared::from_raw(task) };
             // SAFETY: as above; the stage's future is `Send`.
-            unsafe { (task.vtable.cancel)(task.task()) };
+            unsafe { raw::cancel(task.task()) };
             self.finish(task);
         } else {
             // SAFETY: the list's reference is still there to make one from.
@@ -757,8 +782,8 @@ impl Executor {
         let owned = unsafe { task.as_ref().owned() };
         if owned.life.get() == Life::Linked && !owned.ready.get() {
             self.wakes_local.set(self.wakes_local.get() + 1);
-            // SAFETY: Linked, and this is its owner.
-            unsafe { self.make_ready(task) };
+            // SAFETY: Linked and not ready, and this is its owner.
+            unsafe { self.enqueue(task) };
         }
     }
 
@@ -769,16 +794,27 @@ impl Executor {
     /// `task` is Linked, and this is its owner.
     unsafe fn make_ready(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
-        let header = unsafe { task.as_ref() };
-        // SAFETY: as above.
-        if unsafe { header.owned() }.ready.replace(true) {
-            return;
+        unsafe {
+            if !task.as_ref().owned().ready.get() {
+                self.enqueue(task);
+            }
         }
+    }
+
+    /// Appends the task to the ready queue of its class.
+    ///
+    /// # Safety
+    ///
+    /// `task` is Linked and not ready, and this is its owner.
+    #[inline]
+    unsafe fn enqueue(&self, task: NonNull<Header>) {
+        // SAFETY: the caller's own promise.
+        let header = unsafe { task.as_ref() };
         let queue = match header.class() {
             Class::Foreground => &self.foreground,
             Class::Background => &self.background,
         };
-        // SAFETY: as above; it was in no queue, being not ready.
+        // SAFETY: the caller's own promise; it is in no queue, being not ready.
         unsafe { queue.push(task) };
     }
 
@@ -809,8 +845,8 @@ impl Executor {
     /// `task` is Linked, not being polled, and this is its owner.
     unsafe fn cancel(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise; a Linked task is not complete, and its stage is the owner's.
-        unsafe { (task.as_ref().vtable.cancel)(task) };
-        // SAFETY: it is Linked (nothing but this and `run_one` retires a task, and they do not nest on one task).
+        unsafe { raw::cancel(task) };
+        // SAFETY: it is Linked (nothing but this and `run_pinned` retires a task, and they do not nest on one task).
         unsafe { self.retire(task) };
     }
 
@@ -822,7 +858,7 @@ impl Executor {
     unsafe fn retire(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
-        let (prev, next) = (owned.list_prev.take(), owned.list_next.take());
+        let (prev, next) = (owned.list_prev.get(), owned.list_next.get());
         // SAFETY: its neighbours are Linked, so the owner's references keep them.
         let neighbour = |task: NonNull<Header>| -> &Owned { unsafe { (*task.as_ptr()).owned() } };
         match prev {
@@ -868,10 +904,12 @@ impl ReadyQueue {
 
     /// # Safety
     ///
-    /// `task` is marked ready, in no queue, and belongs to the executor that has this one.
+    /// `task` is Linked and in no queue, and belongs to the executor that has this one.
     unsafe fn push(&self, task: NonNull<Header>) {
-        // SAFETY: the caller's own promise: as a ready task it is kept by the owner's reference.
-        unsafe { task.as_ref().owned() }.ready_next.set(None);
+        // SAFETY: the caller's own promise: a Linked task is kept by the owner's reference, and so is one that is ready.
+        let owned = unsafe { task.as_ref().owned() };
+        owned.ready.set(true);
+        owned.ready_next.set(None);
         match self.last.replace(Some(task)) {
             // SAFETY: a task in the queue is kept by the owner's reference.
             Some(last) => unsafe { last.as_ref().owned() }.ready_next.set(Some(task)),

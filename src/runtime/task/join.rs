@@ -52,11 +52,9 @@ use crate::runtime::worker_id::WorkerId;
 ///
 /// Awaiting a handle again after it has yielded panics.
 pub struct JoinHandle<T> {
+    /// All that there is to it. A handle is moved each time that the future which awaits it is, and a second word, were it but a flag, is
+    /// written by one store and read by the move's wider load, which then waits until the store has reached the cache.
     task: Shared,
-    /// Whether it has yielded.
-    spent: bool,
-    /// The worker that the task was to be sent to, if it was dropped instead for want of room.
-    refused: Option<WorkerId>,
     /// The handle owns a `T` from completion on.
     output: PhantomData<T>,
 }
@@ -76,15 +74,7 @@ impl<T> JoinHandle<T> {
     ///
     /// There is no other, HANDLE is on, and `T` is the output type of the task.
     pub(super) unsafe fn new(task: Shared) -> JoinHandle<T> {
-        JoinHandle { task, spent: false, refused: None, output: PhantomData }
-    }
-
-    /// The same handle, of a task that was dropped because too many messages wait for `worker`.
-    #[cfg(not(loom))]
-    pub(in crate::runtime) fn refused(self, worker: WorkerId) -> JoinHandle<T> {
-        let mut handle = self;
-        handle.refused = Some(worker);
-        handle
+        JoinHandle { task, output: PhantomData }
     }
 
     /// Ends the task: its worker drops the future soon, and the handle yields a [`JoinError`] that
@@ -131,7 +121,7 @@ impl<T> JoinHandle<T> {
 
     /// Has `waker` woken when the task is complete; now, if it is.
     pub(crate) fn notify(&mut self, waker: &Waker) {
-        if self.task.join.progress() == Progress::Complete || self.wait(waker) == Progress::Complete {
+        if self.is_finished() || self.wait(waker) == Progress::Complete {
             waker.wake_by_ref();
         }
     }
@@ -143,8 +133,13 @@ impl<T> JoinHandle<T> {
 
     /// Puts `waker` into the slot for the owner to wake, and says whether the task is complete already.
     fn wait(&mut self, waker: &Waker) -> Progress {
-        let side = self.side();
-        match self.task.join.retract_waker(side) {
+        if self.side() == Side::Owner { self.wait_here(waker) } else { self.wait_elsewhere(waker) }
+    }
+
+    /// The same off the owner's thread, or where nobody knows.
+    #[inline(never)]
+    fn wait_elsewhere(&mut self, waker: &Waker) -> Progress {
+        match self.task.join.retract_waker() {
             Progress::Complete => return Progress::Complete,
             Progress::Running => {}
         }
@@ -153,13 +148,34 @@ impl<T> JoinHandle<T> {
             let lent = (*slot).as_ref().is_some_and(|lent| lent.will_wake(waker));
             if lent { None } else { (*slot).replace(waker.clone()) }
         });
-        let progress = self.task.join.lend_waker(side);
+        let progress = self.task.join.lend_waker();
         if progress == Progress::Complete {
             // SAFETY: the owner completed while WAKER was off, so it leaves the slot alone; it is still ours.
             drop(self.task.join_waker.with_mut(|slot| unsafe { (*slot).take() }));
         }
         // Foreign code, called when all is in order again.
         drop(old);
+        progress
+    }
+
+    /// The same on the owner's thread, where nothing of the task's happens at the same time: only what foreign code does that is called.
+    fn wait_here(&mut self, waker: &Waker) -> Progress {
+        // SAFETY: the owner touches the slot as it completes the task, on this thread; the handle is here.
+        let lent = self
+            .task
+            .join_waker
+            .with(|slot| unsafe { (*slot).as_ref() }.is_some_and(|lent| lent.will_wake(waker)));
+        if lent {
+            return self.task.join.progress();
+        }
+        let waker = waker.clone();
+        let progress = self.task.join.progress();
+        if progress == Progress::Running {
+            // SAFETY: as above.
+            let old = self.task.join_waker.with_mut(|slot| unsafe { (*slot).replace(waker) });
+            self.task.join.lend_waker_here();
+            drop(old);
+        }
         progress
     }
 }
@@ -171,29 +187,31 @@ impl<T> Future for JoinHandle<T> {
         if self.task.join.progress() == Progress::Running && self.wait(cx.waker()) == Progress::Running {
             return Poll::Pending;
         }
-        assert!(!self.spent, "a JoinHandle yields once; do not poll it again after that");
-        self.spent = true;
+        assert!(!self.task.join.has_taken(), "a JoinHandle yields once; do not poll it again after that");
+        self.task.join.take_output();
         let mut output = MaybeUninit::<Result<T, JoinError>>::uninit();
         // SAFETY: the task is complete, this is its handle and `T` its output type (`new`), and it has not taken the output
         // before; so the vtable writes what is read.
-        let mut output = unsafe {
+        Poll::Ready(unsafe {
             (self.task.vtable.take_output)(self.task.task(), output.as_mut_ptr().cast());
             output.assume_init()
-        };
-        if let Some(worker) = self.refused
-            && let Err(error) = &mut output
-        {
-            error.refuse(worker);
-        }
-        Poll::Ready(output)
+        })
     }
 }
 
 impl<T> Drop for JoinHandle<T> {
+    #[inline]
     fn drop(&mut self) {
-        if self.spent {
-            return;
+        if !self.task.join.has_taken() {
+            self.detach();
         }
+    }
+}
+
+impl<T> JoinHandle<T> {
+    /// Leaves the task, or its output, to itself.
+    #[inline(never)]
+    fn detach(&mut self) {
         match self.task.join.drop_handle(self.side()) {
             // SAFETY: the task was complete while its handle was there, so the output is ours to drop, and `T` may be
             // dropped here: the handle came to this thread either never, or because `T: Send`.
@@ -270,8 +288,8 @@ fn debug_task(f: &mut fmt::Formatter<'_>, name: &str, task: &Header) -> fmt::Res
 
 /// How a task ended that returned nothing, as its cell keeps it until somebody asks.
 pub(super) enum Failure {
-    /// It was aborted, or its worker ended before it.
-    Cancelled,
+    /// It was aborted, or its worker ended before it; or it was to go to that worker, for which too many messages wait.
+    Cancelled { unsent_to: Option<WorkerId> },
     /// It panicked, with this.
     Panicked(Payload),
 }
@@ -326,9 +344,14 @@ impl JoinError {
     }
 
     /// The error of a task that ended so.
+    #[cold]
+    #[inline(never)]
     pub(super) fn new(task: &Header, failure: Failure) -> JoinError {
         let reason = match failure {
-            Failure::Cancelled => Reason::Cancelled,
+            Failure::Cancelled { unsent_to: None } => Reason::Cancelled,
+            Failure::Cancelled { unsent_to: Some(worker) } => {
+                Reason::Unsent(SendRefused { worker, messages_max: MESSAGES_MAX })
+            }
             Failure::Panicked(payload) => Reason::Panicked(Mutex::new(payload)),
         };
         JoinError::told(task.id, task.label(), reason)
@@ -355,14 +378,6 @@ impl JoinError {
     /// The error of blocking work that was not taken.
     pub(in crate::runtime) fn refused(id: TaskId, label: Label, refused: PoolRefused) -> JoinError {
         JoinError::told(id, label, Reason::Refused(refused))
-    }
-
-    /// Says that the task, which was cancelled, was so for want of room.
-    #[cold]
-    fn refuse(&mut self, worker: WorkerId) {
-        if self.is_cancelled() {
-            self.0.reason = Reason::Unsent(SendRefused { worker, messages_max: MESSAGES_MAX });
-        }
     }
 
     /// Whether the task was refused at a bound, and so never began. It was blocking work that

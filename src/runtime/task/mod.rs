@@ -139,7 +139,7 @@
 //! # Joining
 //!
 //! The join word has the bits COMPLETE (set by the owner, once), HANDLE (cleared when the `JoinHandle` is dropped) and
-//! WAKER. Only the owner, by COMPLETE, and the one handle write it, and after COMPLETE nobody does. Each change is one
+//! WAKER. Only the owner, by COMPLETE, and the one handle write it, and after COMPLETE only the handle does, by TAKEN. Each change is one
 //! read-modify-write whose answer says who owns what from there on; a handle that finds itself on the owner's thread changes it by a
 //! load and a store, since then nobody else can write:
 //!

@@ -26,6 +26,7 @@ use super::label::Label;
 use super::state::{Begun, Header, Origin, STOCK};
 use super::waker;
 use crate::runtime::mesh::mailbox::Mailbox;
+use crate::runtime::worker_id::WorkerId;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::{Arc, UnsafeCell};
 
@@ -34,9 +35,9 @@ pub(super) struct VTable {
     /// Polls the task, and completes it when it ends. Called by the owner, on a task that is Linked, or by the worker that runs
     /// a stealable one, outside of any other call on the same task.
     pub(super) poll: unsafe fn(NonNull<Header>) -> Poll<()>,
-    /// Drops the closure or future and completes the task as cancelled. Called by whoever has the stage (the owner, or
-    /// the holder of a Fresh task), once, on a task that is not complete.
-    pub(super) cancel: unsafe fn(NonNull<Header>),
+    /// Drops the closure or future and completes the task as one that was cancelled, or not sent to a worker. Called by whoever has the
+    /// stage (the owner, or the holder of a Fresh task), once, on a task that is not complete.
+    cancel: unsafe fn(NonNull<Header>, unsent_to: Option<WorkerId>),
     /// Writes the output to a `*mut Result<T, JoinError>`. Called by the handle of a complete task, once, and not after `drop_output`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
     /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller, unless the output is
@@ -70,16 +71,16 @@ enum Stage<S, F: Future> {
 }
 
 /// Makes a cell for a task spawned by its owner. It has two references, the owner's and the handle's.
-pub(super) fn spawn_here<F: Future + 'static>(
+pub(super) fn spawn_here<F: Future>(
     future: F,
     cells: &Cells,
     mailbox: &Arc<Mailbox>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
     let room = TaskCell::<fn() -> F, F, false>::ROOM;
-    let (place, mailbox) = cells.take(room).unwrap_or_else(|| (room.allocate(), Arc::clone(mailbox)));
+    let (place, mailbox) = cells.take(room).unwrap_or_else(|| (room.allocate(), Some(Arc::clone(mailbox))));
     // SAFETY: the memory is new, or was taken off the shelf for cells of this size.
-    unsafe { write::<fn() -> F, F, false>(place, Stage::Future(future), Origin::Here, Some(mailbox), label) }
+    unsafe { write::<fn() -> F, F, false>(place, Stage::Future(future), Origin::Here, mailbox, label) }
 }
 
 /// Writes a cell. The caller gets one of its two references, and the handle has the other.
@@ -95,8 +96,8 @@ unsafe fn write<S, F, const STEALABLE: bool>(
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>)
 where
-    S: FnOnce() -> F + 'static,
-    F: Future + 'static,
+    S: FnOnce() -> F,
+    F: Future,
 {
     let cell = task.cast::<TaskCell<S, F, STEALABLE>>();
     // SAFETY: the caller's own promise; the header comes first.
@@ -112,8 +113,8 @@ where
 
 impl<S, F, const STEALABLE: bool> TaskCell<S, F, STEALABLE>
 where
-    S: FnOnce() -> F + 'static,
-    F: Future + 'static,
+    S: FnOnce() -> F,
+    F: Future,
 {
     const ROOM: Room = Room::of::<Self>();
 
@@ -149,9 +150,9 @@ where
     /// # Safety
     ///
     /// As [`VTable::cancel`].
-    unsafe fn cancel(task: NonNull<Header>) {
+    unsafe fn cancel(task: NonNull<Header>, unsent_to: Option<WorkerId>) {
         // SAFETY: whoever has the stage has a reference.
-        unsafe { task.cast::<Self>().as_ref() }.fail(Failure::Cancelled);
+        unsafe { task.cast::<Self>().as_ref() }.fail(Failure::Cancelled { unsent_to });
         // SAFETY: the stage is the caller's, and holds the output.
         unsafe { Self::complete(task) };
     }
@@ -167,10 +168,7 @@ where
             // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_mut` returns.
             let stage = unsafe { &mut *stage };
             if let Stage::Start(_) = stage {
-                let Stage::Start(start) = mem::replace(stage, Stage::Empty) else {
-                    unreachable!("looked at it one line above");
-                };
-                *stage = Stage::Future(start());
+                Self::begin(stage);
             }
             let Stage::Future(future) = stage else {
                 unreachable!("a task that is not complete has a future");
@@ -182,12 +180,26 @@ where
         let Poll::Ready(output) = polled else { return Poll::Pending };
         match catch(|| self.empty()) {
             Ok(()) => self.put(Ok(output)),
-            Err(payload) => {
-                drop_quietly(output);
-                self.put(Err(Failure::Panicked(payload)));
-            }
+            Err(payload) => self.put_panic(output, payload),
         }
         Poll::Ready(())
+    }
+
+    /// Has the closure make the future. (Out of line, as are the others below that few polls need: what they keep in registers and on the
+    /// stack would be saved by each.)
+    #[inline(never)]
+    fn begin(stage: &mut Stage<S, F>) {
+        if let Stage::Start(start) = mem::replace(stage, Stage::Empty) {
+            *stage = Stage::Future(start());
+        }
+    }
+
+    /// Puts a panic of the future's destructor in the place of the output. The caller has the stage, and has emptied it.
+    #[cold]
+    #[inline(never)]
+    fn put_panic(&self, output: F::Output, payload: Payload) {
+        drop_quietly(output);
+        self.put(Err(Failure::Panicked(payload)));
     }
 
     /// Drops what the stage holds, and puts there why there is no output.
@@ -199,7 +211,7 @@ where
     fn fail(&self, failure: Failure) {
         let failure = match (catch(|| self.empty()), failure) {
             (Ok(()), failure) => failure,
-            (Err(payload), Failure::Cancelled) => Failure::Panicked(payload),
+            (Err(payload), Failure::Cancelled { .. }) => Failure::Panicked(payload),
             (Err(payload), first) => {
                 drop_quietly(payload);
                 first
@@ -225,14 +237,23 @@ where
         let cell = unsafe { task.cast::<Self>().as_ref() };
         let completed = cell.header.join.complete();
         if !completed.has_handle {
-            // What a detached task's output does when it is dropped concerns nobody else.
-            let _ = catch(|| cell.empty()).map_err(drop_quietly);
+            cell.drop_unwanted();
         }
         if completed.has_waker {
             // SAFETY: `complete` handed the slot to us.
             let waker = cell.header.join_waker.with_mut(|slot| unsafe { (*slot).take() });
             let waker = waker.expect("WAKER is on only while the slot is full");
-            let _ = catch(|| waker.wake()).map_err(drop_quietly);
+            if let Err(payload) = catch(|| waker.wake()) {
+                drop_quietly(payload);
+            }
+        }
+    }
+
+    /// Drops the output of a detached task: what that does concerns nobody else. The caller has the stage.
+    #[inline(never)]
+    fn drop_unwanted(&self) {
+        if let Err(payload) = catch(|| self.empty()) {
+            drop_quietly(payload);
         }
     }
 
@@ -334,6 +355,21 @@ impl Shared {
         task
     }
 
+    /// What dropping it does on the task's owner.
+    ///
+    /// # Safety
+    ///
+    /// This is the owner.
+    pub(super) unsafe fn take_back(self) {
+        let task = self.into_raw();
+        // SAFETY: the caller's own promise; the reference was `self`'s, and one of the two takes it.
+        unsafe {
+            if !put_back(task) {
+                give_up(task, 1);
+            }
+        }
+    }
+
     /// The cell, for as long as `self` lives.
     pub(super) fn task(&self) -> NonNull<Header> {
         self.0
@@ -370,19 +406,41 @@ impl Deref for Shared {
 }
 
 impl Drop for Shared {
+    #[inline]
     fn drop(&mut self) {
-        if Executor::has(self) {
-            // SAFETY: this is the owner.
-            let stock = unsafe { &self.owned().stock };
-            // While the owner has some, that keeps the cell, and this one goes back to them. Up to a bound: each wake from elsewhere
-            // makes one, and the count of all shall not grow with them.
-            if (1..2 * STOCK).contains(&stock.get()) {
-                return stock.set(stock.get() + 1);
+        // SAFETY: the reference is given up here, and by the first of them that says that it was, alone.
+        unsafe {
+            if !Executor::has(self) || !put_back(self.0) {
+                give_up(self.0, 1);
             }
         }
-        // SAFETY: the reference is given up here.
-        unsafe { give_up(self.0, 1) };
     }
+}
+
+/// Puts a reference back into its owner's stock, if there is some: that keeps the cell. Whether it did. Not beyond a bound: each wake
+/// from elsewhere makes a reference, and the count of all shall not grow with them.
+///
+/// # Safety
+///
+/// The caller has a reference, runs on the task's owner, and uses the reference no more if this says yes.
+unsafe fn put_back(task: NonNull<Header>) -> bool {
+    // SAFETY: the caller's own promise.
+    let stock = unsafe { &task.as_ref().owned().stock };
+    let has_some = (1..2 * STOCK).contains(&stock.get());
+    if has_some {
+        stock.set(stock.get() + 1);
+    }
+    has_some
+}
+
+/// Drops a task's closure or future, and completes it as cancelled.
+///
+/// # Safety
+///
+/// The caller has the stage (the task's owner, or its runner, or the holder of a Fresh task) and a reference, and the task is not complete.
+pub(super) unsafe fn cancel(task: NonNull<Header>) {
+    // SAFETY: the caller's own promise.
+    unsafe { (task.as_ref().vtable.cancel)(task, None) };
 }
 
 /// Gives up `count` references, and frees the cell if those were the last.
@@ -482,12 +540,12 @@ impl TaskRef {
 
     /// As [`into_raw`](TaskRef::into_raw), with the reference as such.
     pub(super) fn into_shared(mut self) -> Shared {
-        self.0.take().expect("only `into_shared` and `drop` take it")
+        self.0.take().expect("only `into_shared` and `end` take it")
     }
 
     /// The task's header.
     pub(super) fn header(&self) -> &Header {
-        self.0.as_ref().expect("only `into_shared` and `drop` take it")
+        self.0.as_ref().expect("only `into_shared` and `end` take it")
     }
 
     /// Whether this task is one for the worker of `mailbox`.
@@ -510,8 +568,13 @@ impl TaskRef {
     }
 }
 
-impl Drop for TaskRef {
-    fn drop(&mut self) {
+impl TaskRef {
+    /// Drops it, and tells its handle that too many messages wait for `worker`.
+    pub(in crate::runtime) fn refuse(mut self, worker: WorkerId) {
+        self.end(Some(worker));
+    }
+
+    fn end(&mut self, unsent_to: Option<WorkerId>) {
         if let Some(task) = self.0.take() {
             if task.vtable.stealable {
                 // Aborted or not: it is cancelled.
@@ -519,8 +582,14 @@ impl Drop for TaskRef {
             }
             // SAFETY: the one who holds the `TaskRef` has the stage. What is in it may be dropped on this thread: a closure that
             // is `Send` (the task is Fresh), or a future that is (it is stealable).
-            unsafe { (task.vtable.cancel)(task.task()) };
+            unsafe { (task.vtable.cancel)(task.task(), unsent_to) };
         }
+    }
+}
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        self.end(None);
     }
 }
 

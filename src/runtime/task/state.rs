@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::task::Waker;
@@ -47,8 +48,9 @@ pub(in crate::runtime) struct Header {
     /// Which of its owner's queues it waits in.
     class: Class,
     /// The owner's mailbox, or a stealable task's home; see [`Header::mailbox`].
-    mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
-    /// Whose it is, as the address of a mailbox; null as long as it has no owner. See [`Header::belongs_to`].
+    /// What frees the header takes it out first.
+    mailbox: UnsafeCell<ManuallyDrop<Option<Arc<Mailbox>>>>,
+    /// Whose it is, as the address of a mailbox; [`NOBODY`] as long as it has no owner. See [`Header::belongs_to`].
     owner: AtomicPtr<Mailbox>,
     /// What depends on the type of the future.
     pub(super) vtable: &'static VTable,
@@ -134,8 +136,8 @@ impl Header {
             (&raw mut (*header).remote).write(Remote(AtomicU8::new(remote)));
             (&raw mut (*header).join).write(Join(AtomicU8::new(HANDLE)));
             (&raw mut (*header).class).write(class);
-            (&raw mut (*header).mailbox).write(UnsafeCell::new(mailbox));
-            (&raw mut (*header).owner).write(AtomicPtr::new(ptr::null_mut()));
+            (&raw mut (*header).mailbox).write(UnsafeCell::new(ManuallyDrop::new(mailbox)));
+            (&raw mut (*header).owner).write(AtomicPtr::new(NOBODY));
             (&raw mut (*header).vtable).write(vtable);
             let owned = &raw mut (*header).owned;
             (&raw mut (*owned).list_prev).write(Cell::new(None));
@@ -189,10 +191,10 @@ impl Header {
     ///
     /// # Safety
     ///
-    /// Nobody else refers to the task any more.
+    /// Nobody else refers to the task any more, and this is called once.
     pub(super) unsafe fn take_mailbox(&self) -> Option<Arc<Mailbox>> {
         // SAFETY: the caller's own promise.
-        self.mailbox.with_mut(|mailbox| unsafe { (*mailbox).take() })
+        self.mailbox.with_mut(|mailbox| unsafe { ManuallyDrop::take(&mut *mailbox) })
     }
 
     /// Says whose the task is, if nobody has said so before. The next change of the remote word publishes it.
@@ -204,17 +206,17 @@ impl Header {
         // SAFETY: until the task is settled nobody else looks (`mailbox`), and the caller is one at a time.
         self.mailbox.with_mut(|mailbox| unsafe {
             if (*mailbox).is_none() {
-                *mailbox = Some(Arc::clone(home));
+                *mailbox = ManuallyDrop::new(Some(Arc::clone(home)));
             }
         });
     }
 
-    /// Whether the task was adopted by the worker of `mailbox`. No stealable task ever is.
+    /// Whether the task was adopted by the worker of `mailbox`, which may be null: then it was not. No stealable task ever is.
     ///
     /// The header keeps the mailbox, so no other has its address.
     pub(super) fn belongs_to(&self, mailbox: *const Mailbox) -> bool {
         // Relaxed: the owner's own thread reads what it has written, and another, whatever it reads, not its own mailbox.
-        ptr::eq(self.owner.load(Relaxed), mailbox) && !mailbox.is_null()
+        ptr::eq(self.owner.load(Relaxed), mailbox)
     }
 
     /// Says that the task belongs to the worker of `mailbox`, whose reference it has, from here on.
@@ -451,14 +453,20 @@ impl Join {
     }
 
     /// Handle: the slot has been filled; whoever turns WAKER off owns it next. If complete, it is still the handle's.
-    pub(super) fn lend_waker(&self, side: Side) -> Progress {
-        let found = Join::read(self.set(side, 0, WAKER));
+    pub(super) fn lend_waker(&self) -> Progress {
+        let found = Join::read(self.set(Side::Elsewhere, 0, WAKER));
         if mutant("join: no look after lending") { Progress::Running } else { found }
     }
 
+    /// Handle, on the owner's thread, of a task that is not complete: the slot has been filled.
+    pub(super) fn lend_waker_here(&self) {
+        // Relaxed: who looks next is the owner, here, or the handle, which whoever moves it orders.
+        self.0.store(HANDLE | WAKER, Relaxed);
+    }
+
     /// Handle: takes the slot back, if it was lent. If complete, the owner has it.
-    pub(super) fn retract_waker(&self, side: Side) -> Progress {
-        Join::read(self.set(side, WAKER, 0))
+    pub(super) fn retract_waker(&self) -> Progress {
+        Join::read(self.set(Side::Elsewhere, WAKER, 0))
     }
 
     /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's or empty; if not,
@@ -474,7 +482,7 @@ impl Join {
 
     /// Handle: turns bits off and on, unless the task is complete, and says what it found.
     fn set(&self, side: Side, off: u8, on: u8) -> u8 {
-        // Acquire: pairs with the Release of `complete`. After that the word is nobody's to change, and nobody looks at the bits.
+        // Acquire: pairs with the Release of `complete`. After that only `take_output` changes the word, and nobody looks at these bits.
         let before = self.0.load(Acquire);
         if before & COMPLETE != 0 || before & !off | on == before {
             return before;
@@ -490,6 +498,18 @@ impl Join {
             Side::Elsewhere if on == 0 => self.0.fetch_and(!off, AcqRel),
             Side::Elsewhere => self.0.fetch_or(on, AcqRel),
         }
+    }
+
+    /// Handle, of a complete task: it takes the output.
+    pub(super) fn take_output(&self) {
+        // Relaxed: of a complete task the word is the handle's alone to write, and the bit is for its own eyes.
+        self.0.store(COMPLETE | TAKEN, Relaxed);
+    }
+
+    /// Handle: whether it has taken the output.
+    pub(super) fn has_taken(&self) -> bool {
+        // Relaxed: as above; whoever moves the handle orders the rest.
+        self.0.load(Relaxed) & TAKEN != 0
     }
 
     fn read(word: u8) -> Progress {
@@ -540,6 +560,9 @@ impl fmt::Display for TaskId {
     }
 }
 
+/// The owner of a task that has none: no mailbox is there, nor is it null, which is where a thread has its worker that is none's.
+const NOBODY: *mut Mailbox = NonNull::dangling().as_ptr();
+
 /// Remote word: the node is in the remote list, or about to be, or the task waits for adoption. Stealable: the task is in a
 /// queue, or about to be, or was woken while it runs.
 const QUEUED: u8 = 1;
@@ -555,6 +578,9 @@ const RUNNING: u8 = 8;
 
 /// Join word: the output is there. Never turned off.
 const COMPLETE: u8 = 1;
+
+/// Join word: the handle has taken the output.
+const TAKEN: u8 = 8;
 
 /// Join word: there is a `JoinHandle`.
 const HANDLE: u8 = 2;

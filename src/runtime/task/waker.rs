@@ -237,8 +237,22 @@ unsafe fn clone<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
 ///
 /// As [`clone`]; and `data` comes with a reference.
 unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
+    let task = header_of(data);
+    if !IS_STEALABLE {
+        // SAFETY: the reference keeps it.
+        let woken = Executor::with_owner_of(unsafe { task.as_ref() }, |owner| {
+            // SAFETY: the task is live, and this is its owner. The reference is the waker's, which is consumed.
+            unsafe {
+                owner.wake_here(task);
+                Shared::from_raw(task).take_back();
+            }
+        });
+        if woken.is_some() {
+            return;
+        }
+    }
     // SAFETY: the reference is the waker's, which is consumed. It is given up after the wake is done.
-    let waker = unsafe { Shared::from_raw(header_of(data)) };
+    let waker = unsafe { Shared::from_raw(task) };
     // SAFETY: `waker` is a reference.
     unsafe { wake_by_ref::<IS_STEALABLE>(waker.task().as_ptr().cast_const().cast()) };
 }
