@@ -4,8 +4,8 @@
 //! tasks that die on its thread, and gives it to those that it spawns: the last one freed first, which is in the cache. The allocator is
 //! asked only when more tasks are alive than were before.
 //!
-//! With each piece stays what the next task needs as well, a counted reference to the worker's mailbox, so that this count, which other
-//! threads change too, is left alone.
+//! The header stays in it, *at rest*, with what the next task needs as well: a counted reference to the worker's mailbox, so that this
+//! count, which other threads change too, is left alone.
 //!
 //! Sizes are rounded up to whole cache lines, and there is a shelf for each. A type's cells all have their rounded size, wherever they
 //! are made, so that any of them can be put on its shelf. What is larger than the largest shelf, or aligned to more than a header
@@ -16,20 +16,14 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 use super::state::Header;
-use crate::runtime::mesh::mailbox::Mailbox;
-use crate::sync::{Arc, Cell};
+use crate::sync::Cell;
 
 /// A worker's shelves.
 pub(super) struct Cells {
-    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n` lines.
-    shelves: [Cell<Option<NonNull<Kept>>>; SHELVES],
+    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n` lines, of which the
+    /// first are a header at rest.
+    shelves: [Cell<Option<NonNull<Header>>>; SHELVES],
     kept_bytes: Cell<usize>,
-}
-
-/// What stands in memory that is kept.
-struct Kept {
-    next: Option<NonNull<Kept>>,
-    mailbox: Option<Arc<Mailbox>>,
 }
 
 /// What cells of one type take of memory: known where the type is, so that it costs nothing to ask.
@@ -61,14 +55,18 @@ impl Room {
         NonNull::new(place).unwrap_or_else(|| handle_alloc_error(self.layout)).cast()
     }
 
-    /// Gives memory back to the allocator.
+    /// Drops a header, and gives the memory back to the allocator.
     ///
     /// # Safety
     ///
-    /// It was [allocated](Room::allocate) as the same room, and nobody uses it any more.
-    pub(super) unsafe fn free(self, place: NonNull<Header>) {
+    /// It was [allocated](Room::allocate) as the same room, nobody uses it any more, and behind the header nothing is left to be dropped.
+    #[inline(never)]
+    pub(super) unsafe fn clear(self, place: NonNull<Header>) {
         // SAFETY: the caller's own promise.
-        unsafe { dealloc(place.as_ptr().cast(), self.layout) };
+        unsafe {
+            place.drop_in_place();
+            dealloc(place.as_ptr().cast(), self.layout);
+        }
     }
 }
 
@@ -78,36 +76,34 @@ impl Cells {
         Cells { shelves: std::array::from_fn(|_| Cell::new(None)), kept_bytes: Cell::new(0) }
     }
 
-    /// Memory for a cell, and a reference to the mailbox for it. `None` if there is none here.
+    /// Memory for a cell, with a header at rest. `None` if there is none here.
     #[inline]
-    pub(super) fn take(&self, room: Room) -> Option<(NonNull<Header>, Option<Arc<Mailbox>>)> {
+    pub(super) fn take(&self, room: Room) -> Option<NonNull<Header>> {
         let shelf = &self.shelves[room.shelf];
         let place = shelf.get()?;
-        // SAFETY: what is on a shelf was written by `keep`, and is taken off here.
-        let kept = unsafe { place.read() };
-        shelf.set(kept.next);
+        // SAFETY: what is on a shelf is a header that was this worker's, and is nobody else's.
+        shelf.set(unsafe { place.as_ref().owned() }.list_next.get());
         self.kept_bytes.set(self.kept_bytes.get() - room.layout.size());
-        Some((place.cast(), kept.mailbox))
+        Some(place)
     }
 
     /// Keeps the memory of a cell that is no more, or frees it if there is no shelf for it or enough is kept.
     ///
     /// # Safety
     ///
-    /// It was [allocated](Room::allocate) as `room`, and nobody uses it any more.
+    /// It was [allocated](Room::allocate) as `room`, nobody else uses it any more, and what is in it is a header at rest that was
+    /// this worker's.
     #[inline]
-    pub(super) unsafe fn keep(&self, room: Room, place: NonNull<Header>, mailbox: Option<Arc<Mailbox>>) {
+    pub(super) unsafe fn keep(&self, room: Room, place: NonNull<Header>) {
         let kept_bytes = self.kept_bytes.get() + room.layout.size();
         if room.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
             // SAFETY: the caller's own promise.
-            unsafe { room.free(place) };
-            return drop(mailbox);
+            return unsafe { room.clear(place) };
         }
         self.kept_bytes.set(kept_bytes);
         let shelf = &self.shelves[room.shelf];
-        let (place, next) = (place.cast(), shelf.get());
-        // SAFETY: the memory is this function's own, and larger than a header, which is larger than this and aligned as much.
-        unsafe { place.write(Kept { next, mailbox }) };
+        // SAFETY: the caller's own promise.
+        unsafe { place.as_ref().owned() }.list_next.set(shelf.get());
         shelf.set(Some(place));
     }
 }
@@ -118,13 +114,12 @@ impl Drop for Cells {
             let mut next = first.take();
             while let Some(place) = next {
                 // SAFETY: as in `take`.
-                let kept = unsafe { place.read() };
-                next = kept.next;
+                next = unsafe { place.as_ref().owned() }.list_next.get();
                 let layout = Layout::from_size_align(shelf * LINE, align_of::<Header>());
                 let room = Room { layout: layout.expect("as it was in `Room::of`"), shelf };
                 // SAFETY: what is on a shelf was allocated as the shelf's room, whose alignment is a header's, since a cell
                 // starts with one and is aligned to no more.
-                unsafe { room.free(place.cast()) };
+                unsafe { room.clear(place) };
             }
         }
     }
@@ -139,5 +134,3 @@ const SHELVES: usize = 17;
 /// What a worker keeps at the most: the tasks of a thousand requests of usual size, and less than a core's own cache holds. Beyond that
 /// memory that was used long ago is no faster than the allocator's.
 const KEPT_BYTES_MAX: usize = 256 << 10;
-
-const _: () = assert!(size_of::<Kept>() <= size_of::<Header>() && align_of::<Kept>() <= align_of::<Header>());

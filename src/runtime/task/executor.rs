@@ -216,17 +216,13 @@ impl Executor {
     #[inline]
     pub(super) unsafe fn clear_away(task: NonNull<Header>, room: Room) {
         // SAFETY: the caller's own promise.
-        let header = unsafe { task.as_ref() };
-        // SAFETY: the caller's own promise. Whatever the header's parts do as they are dropped, the owner stays entered.
         unsafe {
-            let (owner, mailbox) = (Executor::owner_of(header), header.take_mailbox());
-            task.drop_in_place();
-            match owner {
-                Some(local) => local.cells.keep(room, task, mailbox),
-                None => {
-                    room.free(task);
-                    drop(mailbox);
-                }
+            let kept = Executor::with_owner_of(task.as_ref(), |local| {
+                Header::rest(task);
+                local.cells.keep(room, task);
+            });
+            if kept.is_none() {
+                room.clear(task);
             }
         }
     }
@@ -353,7 +349,10 @@ impl Executor {
         let header = unsafe { task.as_ref() };
         let taken = header.remote.take();
         // SAFETY: this is the owner, from here on.
-        unsafe { header.owned() }.aborted.set(taken.aborted);
+        unsafe {
+            header.belong_to(&self.mailbox);
+            header.owned().aborted.set(taken.aborted);
+        }
         // SAFETY: the caller's own promise.
         unsafe { self.admit(task) };
     }
@@ -362,13 +361,13 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// `task` is Fresh, for this owner, known to no other that could adopt it, and comes with a reference, which becomes the owner's.
+    /// `task` is Fresh, belongs to this owner, is known to no other that could adopt it, and comes with a reference, which becomes the
+    /// owner's.
     #[inline]
     unsafe fn admit(&self, task: NonNull<Header>) {
         self.spawned.set(self.spawned.get() + 1);
         // SAFETY: this is the task's owner now, and has a reference.
         unsafe {
-            task.as_ref().belong_to(&self.mailbox);
             self.link(task);
             if self.phase.get() == Phase::Closed {
                 self.cancel(task);
@@ -830,6 +829,7 @@ impl Executor {
         owned.life.set(Life::Linked);
         owned.born.set(self.polls.get());
         let next = self.tasks.replace(Some(task));
+        owned.list_prev.set(None);
         owned.list_next.set(next);
         if let Some(next) = next {
             // SAFETY: a Linked task is kept by the owner's reference.

@@ -77,23 +77,27 @@ pub(super) fn spawn_here<F: Future>(
     mailbox: &Arc<Mailbox>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
-    let room = TaskCell::<fn() -> F, F, false>::ROOM;
-    let (place, mailbox) = cells.take(room).unwrap_or_else(|| (room.allocate(), Some(Arc::clone(mailbox))));
-    // SAFETY: the memory is new, or was taken off the shelf for cells of this size.
-    unsafe { write::<fn() -> F, F, false>(place, Stage::Future(future), Origin::Here, mailbox, label) }
+    let task = match cells.take(TaskCell::<fn() -> F, F, false>::ROOM) {
+        Some(task) => {
+            // SAFETY: it was taken off the shelf of this owner.
+            unsafe { Header::renew(task, TaskCell::<fn() -> F, F, false>::VTABLE, label) };
+            task
+        }
+        None => TaskCell::<fn() -> F, F, false>::first(mailbox, label),
+    };
+    // SAFETY: the memory is that of a cell of this type, and has a header.
+    unsafe { begin::<fn() -> F, F, false>(task, Stage::Future(future)) }
 }
 
-/// Writes a cell. The caller gets one of its two references, and the handle has the other.
+/// Makes a cell of one that has a header. The caller gets one of its two references, and the handle has the other.
 ///
 /// # Safety
 ///
-/// `place` is memory for a cell of this type, and nobody else's.
-unsafe fn write<S, F, const STEALABLE: bool>(
+/// `task` is the header of what will be a cell of this type, and nobody else's.
+#[inline]
+unsafe fn begin<S, F, const STEALABLE: bool>(
     task: NonNull<Header>,
     stage: Stage<S, F>,
-    origin: Origin,
-    mailbox: Option<Arc<Mailbox>>,
-    label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>)
 where
     S: FnOnce() -> F,
@@ -101,10 +105,7 @@ where
 {
     let cell = task.cast::<TaskCell<S, F, STEALABLE>>();
     // SAFETY: the caller's own promise; the header comes first.
-    unsafe {
-        Header::write(task, origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
-        (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage));
-    }
+    unsafe { (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage)) };
     // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
     // handle, whose `T` is the output type of this very cell.
     let handle = unsafe { JoinHandle::new(Shared::from_raw(task)) };
@@ -126,6 +127,18 @@ where
         free: Self::free,
         stealable: STEALABLE,
     };
+
+    /// New memory with the header of a task that its owner spawns.
+    #[inline(never)]
+    fn first(mailbox: &Arc<Mailbox>, label: Label) -> NonNull<Header> {
+        let task = Self::ROOM.allocate();
+        // SAFETY: the memory is new. This is the owner's thread, who adopts the task next.
+        unsafe {
+            Header::write(task, Origin::Here, Self::VTABLE, Some(Arc::clone(mailbox)), label);
+            task.as_ref().belong_to(mailbox);
+        }
+        task
+    }
 
     /// # Safety
     ///
@@ -515,9 +528,12 @@ impl TaskRef {
         S: FnOnce() -> F + 'static,
         F: Future + 'static,
     {
-        let place = TaskCell::<S, F, STEALABLE>::ROOM.allocate();
+        let task = TaskCell::<S, F, STEALABLE>::ROOM.allocate();
         // SAFETY: the memory is new.
-        let (task, handle) = unsafe { write::<S, F, STEALABLE>(place, stage, origin, mailbox, label) };
+        let (task, handle) = unsafe {
+            Header::write(task, origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
+            begin::<S, F, STEALABLE>(task, stage)
+        };
         // SAFETY: this takes over the first of the new cell's two references; the task is Fresh or queued.
         (unsafe { TaskRef::from_raw(task) }, handle)
     }

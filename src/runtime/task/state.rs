@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::task::Waker;
@@ -48,8 +47,7 @@ pub(in crate::runtime) struct Header {
     /// Which of its owner's queues it waits in.
     class: Class,
     /// The owner's mailbox, or a stealable task's home; see [`Header::mailbox`].
-    /// What frees the header takes it out first.
-    mailbox: UnsafeCell<ManuallyDrop<Option<Arc<Mailbox>>>>,
+    mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
     /// Whose it is, as the address of a mailbox; [`NOBODY`] as long as it has no owner. See [`Header::belongs_to`].
     owner: AtomicPtr<Mailbox>,
     /// What depends on the type of the future.
@@ -61,7 +59,7 @@ pub(in crate::runtime) struct Header {
 /// The words that only the owner touches, once it has adopted the task. Before that, only the one who creates it does.
 #[repr(C)]
 pub(super) struct Owned {
-    /// The neighbours in the task list.
+    /// The neighbours in the task list. Of a header at rest, the second is the next on its shelf.
     pub(super) list_prev: Cell<Option<NonNull<Header>>>,
     /// See `list_prev`.
     pub(super) list_next: Cell<Option<NonNull<Header>>>,
@@ -136,7 +134,7 @@ impl Header {
             (&raw mut (*header).remote).write(Remote(AtomicU8::new(remote)));
             (&raw mut (*header).join).write(Join(AtomicU8::new(HANDLE)));
             (&raw mut (*header).class).write(class);
-            (&raw mut (*header).mailbox).write(UnsafeCell::new(ManuallyDrop::new(mailbox)));
+            (&raw mut (*header).mailbox).write(UnsafeCell::new(mailbox));
             (&raw mut (*header).owner).write(AtomicPtr::new(NOBODY));
             (&raw mut (*header).vtable).write(vtable);
             let owned = &raw mut (*header).owned;
@@ -150,6 +148,66 @@ impl Header {
             (&raw mut (*owned).ready).write(Cell::new(false));
             (&raw mut (*owned).aborted).write(Cell::new(false));
         }
+    }
+
+    /// Lays a header to rest whose task is no more, to be [renewed](Header::renew) for another task of the same owner. The mailbox and who
+    /// the owner is stay in it, as does what every task finds the same at its birth.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else refers to the task, its stage is empty, and it was its owner's who calls.
+    pub(super) unsafe fn rest(mut task: NonNull<Header>) {
+        // SAFETY: the caller's own promise.
+        let header = unsafe { task.as_mut() };
+        if header.name.is_some() {
+            header.name = None;
+        }
+        #[cfg(feature = "tracing")]
+        {
+            header.span = tracing::Span::none();
+        }
+        // SAFETY: nobody else is left.
+        let has_waker = header.join_waker.with(|slot| unsafe { (*slot).is_some() });
+        debug_assert!(!has_waker, "who completed the task has taken the waker, or its handle has");
+    }
+
+    /// Makes a header that was [laid to rest](Header::rest) that of a new task, as [`write`](Header::write) does for [`Origin::Here`]. What
+    /// adoption writes anyway is left to it: each store counts where a task is born and dies in the time of a hundred.
+    ///
+    /// # Safety
+    ///
+    /// It is at rest, and the caller's alone, who is its owner.
+    pub(super) unsafe fn renew(task: NonNull<Header>, vtable: &'static VTable, label: Label) {
+        let id = TaskId::next();
+        #[cfg(feature = "tracing")]
+        let span = label.span(id);
+        let class = label.class();
+        let header = task.as_ptr();
+        // SAFETY: the caller's own promise. What is overwritten has no destructor (of a span that is none, it does nothing), and no name is
+        // there.
+        unsafe {
+            (&raw mut (*header).location).write(label.location);
+            if let Some(name) = label.name {
+                (&raw mut (*header).name).write(Some(name));
+            }
+            (&raw mut (*header).id).write(id);
+            #[cfg(feature = "tracing")]
+            (&raw mut (*header).span).write(span);
+            (&raw mut (*header).class).write(class);
+            (&raw mut (*header).vtable).write(vtable);
+        }
+        // SAFETY: as above.
+        let header = unsafe { task.as_ref() };
+        // Relaxed, all of them: whoever comes to refer to the task does so by what this thread hands out.
+        header.references.store(STOCK as usize + 1, Relaxed);
+        header.remote.0.store(0, Relaxed);
+        header.join.0.store(HANDLE, Relaxed);
+        let owned = &header.owned;
+        owned.stock.set(STOCK);
+        owned.waiters.set(0);
+        owned.life.set(Life::Fresh);
+        owned.ready.set(false);
+        owned.aborted.set(false);
     }
 
     /// Where it was spawned, what it is called, and its class.
@@ -187,16 +245,6 @@ impl Header {
         self.mailbox.with(|mailbox| unsafe { (*mailbox).as_ref() })
     }
 
-    /// Takes the mailbox out of a header that is about to be freed.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else refers to the task any more, and this is called once.
-    pub(super) unsafe fn take_mailbox(&self) -> Option<Arc<Mailbox>> {
-        // SAFETY: the caller's own promise.
-        self.mailbox.with_mut(|mailbox| unsafe { ManuallyDrop::take(&mut *mailbox) })
-    }
-
     /// Says whose the task is, if nobody has said so before. The next change of the remote word publishes it.
     ///
     /// # Safety
@@ -206,7 +254,7 @@ impl Header {
         // SAFETY: until the task is settled nobody else looks (`mailbox`), and the caller is one at a time.
         self.mailbox.with_mut(|mailbox| unsafe {
             if (*mailbox).is_none() {
-                *mailbox = ManuallyDrop::new(Some(Arc::clone(home)));
+                *mailbox = Some(Arc::clone(home));
             }
         });
     }
@@ -527,23 +575,23 @@ impl TaskId {
     /// The next number of this thread.
     pub(in crate::runtime) fn next() -> TaskId {
         use std::sync::atomic::AtomicU64;
-        /// The first number that no thread has reserved. Nothing is published by it, so models need not see it.
-        static FREE: AtomicU64 = AtomicU64::new(1);
+        /// What no thread has reserved, from here on. Nothing is published by it, so models need not see it.
+        static FREE: AtomicU64 = AtomicU64::new(0);
         /// Numbers reserved at a time: a line that all workers write is touched once per so many spawns. At a billion
         /// threads that each spawn one task, 64 bits still do not run out.
         const RESERVED: u64 = 1024;
         std::thread_local! {
-            /// The next number of this thread, and the end of those it has reserved.
-            static NEXT: std::cell::Cell<(u64, u64)> = const { std::cell::Cell::new((0, 0)) };
+            /// The next number of this thread, less one.
+            static NEXT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
         }
         NEXT.with(|next| {
-            let (mut id, mut end) = next.get();
-            if id == end {
+            let mut id = next.get();
+            // At the end of what was reserved, and before anything was.
+            if id.is_multiple_of(RESERVED) {
                 id = FREE.fetch_add(RESERVED, Relaxed);
-                end = id + RESERVED;
             }
-            next.set((id + 1, end));
-            TaskId(id)
+            next.set(id + 1);
+            TaskId(id + 1)
         })
     }
 
