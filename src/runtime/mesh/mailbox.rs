@@ -29,7 +29,7 @@ use std::fmt;
 
 use super::doorbell::{Doorbell, Heard};
 use crate::runtime::spawner::{Queue, Spawner};
-use crate::runtime::task::{RemoteList, Shared, TaskRef};
+use crate::runtime::task::{Counted, RemoteList, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Arc, mutant};
@@ -103,7 +103,7 @@ impl Mailbox {
     }
 
     /// Gives a task that was finished elsewhere back to its home, this worker, which takes it out of its list when it comes by.
-    pub(in crate::runtime) fn give_back(&self, task: Shared) {
+    pub(in crate::runtime) fn give_back(&self, task: Counted) {
         // SAFETY: the task is finished, so its link is nobody's: QUEUED leads to no push any more. The reference is given up.
         unsafe { self.remote.push(task.into_raw()) };
         // There is no hurry, but whoever pushed behind this task has rung for the gap that it left, and rings no more.

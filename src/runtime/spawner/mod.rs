@@ -76,7 +76,7 @@ use fastrand::Rng;
 pub(in crate::runtime) use self::queue::{Emptied, Queue};
 use super::mesh::doorbell::{Doorbell, Heard};
 use super::policy::{self, Load};
-use super::task::{Shared, TaskRef};
+use super::task::{Counted, TaskRef};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 use crate::sync::{Arc, mutant};
@@ -121,7 +121,7 @@ struct End {
     /// Workers that have not ended.
     open: usize,
     /// What those that have ended could not finish themselves.
-    left: Vec<Shared>,
+    left: Vec<Counted>,
 }
 
 impl Spawner {
@@ -281,7 +281,7 @@ impl Spawner {
     }
 
     /// A worker has ended, and leaves what it could not finish. The last one is given all that was left, and finishes it.
-    pub(in crate::runtime) fn leave(&self, mut left: Vec<Shared>) -> Vec<Shared> {
+    pub(in crate::runtime) fn leave(&self, mut left: Vec<Counted>) -> Vec<Counted> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         end.left.append(&mut left);
         end.open -= 1;

@@ -28,22 +28,22 @@ pub(super) struct Cells {
 
 /// What cells of one type take of memory: known where the type is, so that it costs nothing to ask.
 #[derive(Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct CellLayout {
     layout: Layout,
     /// 0 if none is kept.
     shelf: usize,
 }
 
-impl Room {
-    /// Room for a cell of type `T`.
-    pub(super) const fn of<T>() -> Room {
+impl CellLayout {
+    /// Of a cell of type `T`.
+    pub(super) const fn of<T>() -> CellLayout {
         let layout = Layout::new::<T>();
         let lines = layout.size().div_ceil(LINE);
         if lines >= SHELVES || layout.align() > align_of::<Header>() || cfg!(asan) {
-            return Room { layout, shelf: 0 };
+            return CellLayout { layout, shelf: 0 };
         }
         match Layout::from_size_align(lines * LINE, layout.align()) {
-            Ok(layout) => Room { layout, shelf: lines },
+            Ok(layout) => CellLayout { layout, shelf: lines },
             Err(_) => panic!("a kilobyte is not too large"),
         }
     }
@@ -59,7 +59,8 @@ impl Room {
     ///
     /// # Safety
     ///
-    /// It was [allocated](Room::allocate) as the same room, nobody uses it any more, and behind the header nothing is left to be dropped.
+    /// It was [allocated](CellLayout::allocate) as the same cell, nobody uses it any more, and behind the header nothing is left to be
+    /// dropped.
     #[inline(never)]
     pub(super) unsafe fn clear(self, place: NonNull<Header>) {
         // SAFETY: the caller's own promise.
@@ -78,12 +79,12 @@ impl Cells {
 
     /// Memory for a cell, with a header at rest. `None` if there is none here.
     #[inline]
-    pub(super) fn take(&self, room: Room) -> Option<NonNull<Header>> {
-        let shelf = &self.shelves[room.shelf];
+    pub(super) fn take(&self, cell: CellLayout) -> Option<NonNull<Header>> {
+        let shelf = &self.shelves[cell.shelf];
         let place = shelf.get()?;
         // SAFETY: what is on a shelf is a header that was this worker's, and is nobody else's.
         shelf.set(unsafe { place.as_ref().owned() }.list_next.get());
-        self.kept_bytes.set(self.kept_bytes.get() - room.layout.size());
+        self.kept_bytes.set(self.kept_bytes.get() - cell.layout.size());
         Some(place)
     }
 
@@ -91,17 +92,17 @@ impl Cells {
     ///
     /// # Safety
     ///
-    /// It was [allocated](Room::allocate) as `room`, nobody else uses it any more, and what is in it is a header at rest that was
+    /// It was [allocated](CellLayout::allocate) as `cell`, nobody else uses it any more, and what is in it is a header at rest that was
     /// this worker's.
     #[inline]
-    pub(super) unsafe fn keep(&self, room: Room, place: NonNull<Header>) {
-        let kept_bytes = self.kept_bytes.get() + room.layout.size();
-        if room.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
+    pub(super) unsafe fn keep(&self, cell: CellLayout, place: NonNull<Header>) {
+        let kept_bytes = self.kept_bytes.get() + cell.layout.size();
+        if cell.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
             // SAFETY: the caller's own promise.
-            return unsafe { room.clear(place) };
+            return unsafe { cell.clear(place) };
         }
         self.kept_bytes.set(kept_bytes);
-        let shelf = &self.shelves[room.shelf];
+        let shelf = &self.shelves[cell.shelf];
         // SAFETY: the caller's own promise.
         unsafe { place.as_ref().owned() }.list_next.set(shelf.get());
         shelf.set(Some(place));
@@ -113,13 +114,13 @@ impl Drop for Cells {
         for (shelf, first) in self.shelves.iter().enumerate() {
             let mut next = first.take();
             while let Some(place) = next {
-                // SAFETY: as in `take`.
+                // SAFETY: a header at rest, which is this shelf's alone.
                 next = unsafe { place.as_ref().owned() }.list_next.get();
                 let layout = Layout::from_size_align(shelf * LINE, align_of::<Header>());
-                let room = Room { layout: layout.expect("as it was in `Room::of`"), shelf };
-                // SAFETY: what is on a shelf was allocated as the shelf's room, whose alignment is a header's, since a cell
+                let cell = CellLayout { layout: layout.expect("as it was in `CellLayout::of`"), shelf };
+                // SAFETY: what is on a shelf was allocated with the shelf's layout, whose alignment is a header's, since a cell
                 // starts with one and is aligned to no more.
-                unsafe { room.clear(place) };
+                unsafe { cell.clear(place) };
             }
         }
     }

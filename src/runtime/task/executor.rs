@@ -1,6 +1,6 @@
 //! The owner's side of its tasks: the list of all that are unfinished, the queue of those that are ready.
 //!
-//! A [`Executor`] belongs to one thread. While it is *entered* a thread-local names it, which is how a waker knows that it is
+//! An [`Executor`] belongs to one thread. While it is *entered* a thread-local names it, which is how a waker knows that it is
 //! at home. Several may be entered inside one another (several workers on one thread); the innermost counts.
 //!
 //! One turn of a worker does, with what is here: [`drain_remote`](Executor::drain_remote) (tasks woken or sent from
@@ -35,10 +35,10 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 
-use super::cells::{Cells, Room};
+use super::cells::{CellLayout, Cells};
 use super::join::JoinHandle;
 use super::label::{Class, Label};
-use super::raw::{self, Shared, TaskRef, drop_quietly};
+use super::raw::{self, Counted, TaskRef, drop_quietly};
 use super::state::{Begun, Header, Left, Life, Owned, Request};
 #[cfg(not(loom))]
 use crate::runtime::dump::{TaskDump, TaskState};
@@ -142,7 +142,7 @@ impl Executor {
     ///
     /// # Panics
     ///
-    /// If the mailbox has had a `Executor` before: only one may take from its list.
+    /// If the mailbox has had an `Executor` before: only one may take from its list.
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Rc<Executor> {
         mailbox.claim();
         // Workers that draw the same numbers would all go to the same victim.
@@ -195,7 +195,8 @@ impl Executor {
     #[inline]
     unsafe fn owner_of<'a>(task: &Header) -> Option<&'a Executor> {
         let current = Current::get();
-        // SAFETY: as in `with_current`; no task belongs to a mailbox that is null, so one is entered.
+        // SAFETY: no task belongs to a mailbox that is null, so one is entered; who entered it keeps it (see `with_current`), longer
+        // than the caller runs.
         task.belongs_to(current.mailbox).then(|| unsafe { &*current.executor })
     }
 
@@ -212,17 +213,17 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `room`.
+    /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `cell`.
     #[inline]
-    pub(super) unsafe fn clear_away(task: NonNull<Header>, room: Room) {
+    pub(super) unsafe fn clear_away(task: NonNull<Header>, cell: CellLayout) {
         // SAFETY: the caller's own promise.
         unsafe {
             let kept = Executor::with_owner_of(task.as_ref(), |local| {
                 Header::rest(task);
-                local.cells.keep(room, task);
+                local.cells.keep(cell, task);
             });
             if kept.is_none() {
-                room.clear(task);
+                cell.clear(task);
             }
         }
     }
@@ -278,7 +279,7 @@ impl Executor {
         let Some(victim) = spawner.victim(self.mailbox.worker(), &mut self.random.borrow_mut()) else {
             return 0;
         };
-        // SAFETY: as in `push`.
+        // SAFETY: this has claimed the mailbox and with it its queue, and is `!Send`.
         match unsafe { self.mailbox.queue().steal(spawner.queue(victim)) } {
             Emptied::Busy => 0,
             Emptied::Taken(count) => count,
@@ -409,7 +410,7 @@ impl Executor {
                 // SAFETY: a finished task that was given back: it is in this list until now, and the node's reference ends with it.
                 unsafe {
                     self.retire(task);
-                    drop(Shared::from_raw(task));
+                    drop(Counted::from_raw(task));
                 }
                 continue;
             }
@@ -420,7 +421,7 @@ impl Executor {
                 continue;
             }
             // SAFETY: the node's reference; dropped at the end of this round.
-            let node = unsafe { Shared::from_raw(task) };
+            let node = unsafe { Counted::from_raw(task) };
             // SAFETY: not Fresh, and for this worker (it was in its list), so this is the owner.
             let owned = unsafe { node.owned() };
             let taken =
@@ -441,7 +442,7 @@ impl Executor {
     fn take_sent(&self) -> usize {
         let queue = self.mailbox.queue();
         let was_empty = queue.in_ring() == 0;
-        // SAFETY: as in `push`.
+        // SAFETY: this has claimed the mailbox and with it its queue, and is `!Send`.
         let count = match unsafe { queue.take_sent() } {
             // The thief that is at it rings, as soon as it is not.
             Emptied::Busy => 0,
@@ -514,14 +515,15 @@ impl Executor {
     }
 
     /// Ends the run of a stealable task that is pending.
-    fn pause(&self, task: Shared) {
+    fn pause(&self, task: Counted) {
         // SAFETY: the run is ours.
         if unsafe { task.mailbox() }.is_none() {
-            // Its first poll: this is its home. SAFETY: as above.
+            // Its first poll: this is its home.
+            // SAFETY: the run is ours, and so is the right to settle it.
             unsafe { task.settle(&self.mailbox) };
             self.spawned.set(self.spawned.get() + 1);
             // SAFETY: it is in no list, this is its home from now on, and the list gets a reference of its own.
-            unsafe { self.link(Shared::clone(&task).into_raw()) };
+            unsafe { self.link(Counted::clone(&task).into_raw()) };
         }
         // From here on the reference is the word's, or that of the right to run it again.
         let task = task.into_raw();
@@ -534,7 +536,7 @@ impl Executor {
     }
 
     /// Takes leave of a stealable task that has ended here.
-    fn finish(&self, task: Shared) {
+    fn finish(&self, task: Counted) {
         // SAFETY: the run is ours for ever.
         match unsafe { task.mailbox() } {
             // It ended in its first poll, and was in no list.
@@ -737,7 +739,7 @@ impl Executor {
             }
             if found == Left::Idle {
                 // SAFETY: the reference that the word kept; nobody turns QUEUED on any more and takes it from there.
-                drop(unsafe { Shared::from_raw(task.task()) });
+                drop(unsafe { Counted::from_raw(task.task()) });
             }
         }
         self.busy.set(false);
@@ -748,7 +750,7 @@ impl Executor {
     /// # Safety
     ///
     /// `task` is Linked, not being polled here, and this is its owner or home.
-    unsafe fn cancel_or_leave(&self, task: NonNull<Header>, left: &mut Vec<Shared>) {
+    unsafe fn cancel_or_leave(&self, task: NonNull<Header>, left: &mut Vec<Counted>) {
         // SAFETY: the list's reference keeps it.
         let header = unsafe { task.as_ref() };
         if !header.vtable.stealable {
@@ -756,15 +758,15 @@ impl Executor {
             unsafe { self.cancel(task) };
         } else if header.remote.begin_idle() {
             // SAFETY: the run is ours, and the reference that the word kept.
-            let task = unsafe { Shared::from_raw(task) };
-            // SAFETY: as above; the stage's future is `Send`.
+            let task = unsafe { Counted::from_raw(task) };
+            // SAFETY: with the run comes the stage, and its future is `Send`.
             unsafe { raw::cancel(task.task()) };
             self.finish(task);
         } else {
             // SAFETY: the list's reference is still there to make one from.
-            let list = unsafe { ManuallyDrop::new(Shared::from_raw(task)) };
+            let list = unsafe { ManuallyDrop::new(Counted::from_raw(task)) };
             if !mutant("end: leave nothing") {
-                left.push(Shared::clone(&list));
+                left.push(Counted::clone(&list));
             }
             // SAFETY: it is Linked. Whoever finishes it will find this mailbox closed, and give the list nothing back.
             unsafe { self.retire(task) };
@@ -943,7 +945,7 @@ impl ReadyQueue {
 pub(super) unsafe fn let_go(task: NonNull<Header>) {
     // SAFETY: until it is given back, the owner's reference keeps the task.
     if unsafe { task.as_ref().owned() }.is_let_go() {
-        // SAFETY: until it is given back, as above.
+        // SAFETY: it has not been given back: that is done below, once.
         let stock = unsafe { task.as_ref().owned() }.stock.replace(0);
         // SAFETY: the references are the owner's; `is_let_go` never becomes false again, and each change asks once, so this
         // is reached once.
@@ -951,7 +953,7 @@ pub(super) unsafe fn let_go(task: NonNull<Header>) {
     }
 }
 
-/// Keeps a [`Executor`] entered. Guards are dropped in the reverse order of entering.
+/// Keeps an [`Executor`] entered. Guards are dropped in the reverse order of entering.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Entered {

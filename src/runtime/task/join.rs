@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use super::TaskId;
 use super::executor::Executor;
 use super::label::Label;
-use super::raw::{Payload, Shared};
+use super::raw::{Counted, Payload};
 use super::state::{Header, Progress, Side};
 use super::waker;
 use crate::io::driver::thread_pool::{JobFailed, PoolRefused};
@@ -54,7 +54,7 @@ use crate::runtime::worker_id::WorkerId;
 pub struct JoinHandle<T> {
     /// All that there is to it. A handle is moved each time that the future which awaits it is, and a second word, were it but a flag, is
     /// written by one store and read by the move's wider load, which then waits until the store has reached the cache.
-    task: Shared,
+    task: Counted,
     /// The handle owns a `T` from completion on.
     output: PhantomData<T>,
 }
@@ -73,7 +73,7 @@ impl<T> JoinHandle<T> {
     /// # Safety
     ///
     /// There is no other, HANDLE is on, and `T` is the output type of the task.
-    pub(super) unsafe fn new(task: Shared) -> JoinHandle<T> {
+    pub(super) unsafe fn new(task: Counted) -> JoinHandle<T> {
         JoinHandle { task, output: PhantomData }
     }
 
@@ -171,7 +171,7 @@ impl<T> JoinHandle<T> {
         let waker = waker.clone();
         let progress = self.task.join.progress();
         if progress == Progress::Running {
-            // SAFETY: as above.
+            // SAFETY: no foreign code has run since the look at the word, so the task is not complete, and the slot not the owner's.
             let old = self.task.join_waker.with_mut(|slot| unsafe { (*slot).replace(waker) });
             self.task.join.lend_waker_here();
             drop(old);
@@ -242,7 +242,7 @@ impl<T> Drop for Aborting<T> {
 /// Ends a task from wherever it is kept. Dropping it does nothing.
 #[derive(Clone)]
 pub struct AbortHandle {
-    task: Shared,
+    task: Counted,
 }
 
 impl AbortHandle {

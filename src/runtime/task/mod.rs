@@ -190,7 +190,7 @@ pub(crate) use join::Aborting;
 pub use join::{AbortHandle, JoinError, JoinHandle, SendRefused};
 pub use label::Class;
 pub(crate) use label::Label;
-pub(in crate::runtime) use raw::Shared;
+pub(in crate::runtime) use raw::Counted;
 pub(crate) use raw::TaskRef;
 pub(in crate::runtime) use remote::RemoteList;
 pub use state::TaskId;

@@ -1,7 +1,7 @@
 //! The cell of a task: the header, and behind it the closure, the future or the output.
 //!
 //! Everyone but this file knows a task as a pointer to its [`Header`]; what depends on the future's type goes through the
-//! header's [`VTable`]. A [`Shared`] is one of the counted references, and the only thing that frees a cell.
+//! header's [`VTable`]. A [`Counted`] is one of the counted references, and the only thing that frees a cell.
 //!
 //! The stage is touched by one party at a time, as the text of [`super`] lays down: before adoption whoever holds the
 //! [`TaskRef`], then the owner until completion, then the `JoinHandle` if there is one. The vtable's functions say which of
@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
 
-use super::cells::{Cells, Room};
+use super::cells::{CellLayout, Cells};
 use super::executor::Executor;
 use super::join::{Failure, JoinError, JoinHandle};
 use super::label::Label;
@@ -77,7 +77,7 @@ pub(super) fn spawn_here<F: Future>(
     mailbox: &Arc<Mailbox>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
-    let task = match cells.take(TaskCell::<fn() -> F, F, false>::ROOM) {
+    let task = match cells.take(TaskCell::<fn() -> F, F, false>::LAYOUT) {
         Some(task) => {
             // SAFETY: it was taken off the shelf of this owner.
             unsafe { Header::renew(task, TaskCell::<fn() -> F, F, false>::VTABLE, label) };
@@ -108,7 +108,7 @@ where
     unsafe { (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage)) };
     // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
     // handle, whose `T` is the output type of this very cell.
-    let handle = unsafe { JoinHandle::new(Shared::from_raw(task)) };
+    let handle = unsafe { JoinHandle::new(Counted::from_raw(task)) };
     (task, handle)
 }
 
@@ -117,7 +117,7 @@ where
     S: FnOnce() -> F,
     F: Future,
 {
-    const ROOM: Room = Room::of::<Self>();
+    const LAYOUT: CellLayout = CellLayout::of::<Self>();
 
     const VTABLE: &'static VTable = &VTable {
         poll: Self::poll,
@@ -131,7 +131,7 @@ where
     /// New memory with the header of a task that its owner spawns.
     #[inline(never)]
     fn first(mailbox: &Arc<Mailbox>, label: Label) -> NonNull<Header> {
-        let task = Self::ROOM.allocate();
+        let task = Self::LAYOUT.allocate();
         // SAFETY: the memory is new. This is the owner's thread, who adopts the task next.
         unsafe {
             Header::write(task, Origin::Here, Self::VTABLE, Some(Arc::clone(mailbox)), label);
@@ -155,7 +155,7 @@ where
             Ok(Poll::Ready(())) => {}
             Err(payload) => cell.fail(Failure::Panicked(payload)),
         }
-        // SAFETY: the stage is ours, as above, and holds the output.
+        // SAFETY: the stage is the owner's or the runner's, who calls, until the task is complete; it holds the output.
         unsafe { Self::complete(task) };
         Poll::Ready(())
     }
@@ -334,31 +334,31 @@ where
     ///
     /// As [`VTable::free`].
     unsafe fn free(task: NonNull<Header>) {
-        // SAFETY: nobody refers to the cell any more, which was allocated as the room of this very type. The stage is Empty (module
+        // SAFETY: nobody refers to the cell any more, which was allocated by the layout of this very type. The stage is Empty (module
         // docs of `task`), so nothing in it is left to be dropped.
-        unsafe { Executor::clear_away(task, Self::ROOM) };
+        unsafe { Executor::clear_away(task, Self::LAYOUT) };
     }
 }
 
 /// One counted reference to a task's cell, good on any thread.
-pub(in crate::runtime) struct Shared(NonNull<Header>);
+pub(in crate::runtime) struct Counted(NonNull<Header>);
 
-// SAFETY: through a `Shared` one reaches the header only. Its shared words are atomics; its plain words are behind
+// SAFETY: through a `Counted` one reaches the header only. Its shared words are atomics; its plain words are behind
 // `Header::owned`, whose caller vouches for the thread; the join slot and the stage are behind functions whose callers
 // vouch for their turn. The count is atomic, and freeing runs no destructor but those of the mailbox's and the name's
 // `Arc`, of a span and of a waker, which are all `Send`.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Send for Counted {}
+// SAFETY: what a `&Counted` gives is the header, as above, and a clone, whose count is atomic or, on the owner's thread, the owner's own.
+unsafe impl Sync for Counted {}
 
-impl Shared {
+impl Counted {
     /// Takes over a reference.
     ///
     /// # Safety
     ///
     /// `task` is a live cell, and the caller gives up one of its references.
-    pub(super) unsafe fn from_raw(task: NonNull<Header>) -> Shared {
-        Shared(task)
+    pub(super) unsafe fn from_raw(task: NonNull<Header>) -> Counted {
+        Counted(task)
     }
 
     /// Gives up the reference without changing the count: what holds the pointer now holds the reference.
@@ -389,14 +389,14 @@ impl Shared {
     }
 }
 
-impl Clone for Shared {
-    fn clone(&self) -> Shared {
+impl Clone for Counted {
+    fn clone(&self) -> Counted {
         if Executor::has(self) {
             // SAFETY: this is the owner.
             let stock = unsafe { &self.owned().stock };
             if stock.get() > 1 {
                 stock.set(stock.get() - 1);
-                return Shared(self.0);
+                return Counted(self.0);
             }
         }
         // Relaxed: a new reference is made from an old one, which keeps the cell; handing it to a thread orders the rest.
@@ -405,11 +405,11 @@ impl Clone for Shared {
         if before > usize::MAX / 2 {
             std::process::abort();
         }
-        Shared(self.0)
+        Counted(self.0)
     }
 }
 
-impl Deref for Shared {
+impl Deref for Counted {
     type Target = Header;
 
     fn deref(&self) -> &Header {
@@ -418,7 +418,7 @@ impl Deref for Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Counted {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: the reference is given up here, and by the first of them that says that it was, alone.
@@ -480,7 +480,7 @@ pub(super) unsafe fn give_up(task: NonNull<Header>, count: usize) {
 /// through a stealable queue. A *stealable* one is a future that is `Send`, polled or not yet.
 ///
 /// Dropped, it drops the closure or future, on this thread, and its handle reports that the task was cancelled.
-pub(crate) struct TaskRef(Option<Shared>);
+pub(crate) struct TaskRef(Option<Counted>);
 
 impl TaskRef {
     /// A task for the worker of `mailbox`. `start` is called there, at the first poll, to make the
@@ -528,7 +528,7 @@ impl TaskRef {
         S: FnOnce() -> F + 'static,
         F: Future + 'static,
     {
-        let task = TaskCell::<S, F, STEALABLE>::ROOM.allocate();
+        let task = TaskCell::<S, F, STEALABLE>::LAYOUT.allocate();
         // SAFETY: the memory is new.
         let (task, handle) = unsafe {
             Header::write(task, origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
@@ -546,7 +546,7 @@ impl TaskRef {
     /// QUEUED on, or to whom the right was handed by [`into_raw`](TaskRef::into_raw).
     pub(in crate::runtime) unsafe fn from_raw(task: NonNull<Header>) -> TaskRef {
         // SAFETY: the caller gives up a reference.
-        TaskRef(Some(unsafe { Shared::from_raw(task) }))
+        TaskRef(Some(unsafe { Counted::from_raw(task) }))
     }
 
     /// Hands the task on, with the reference and the duty to run or cancel it.
@@ -555,7 +555,7 @@ impl TaskRef {
     }
 
     /// As [`into_raw`](TaskRef::into_raw), with the reference as such.
-    pub(super) fn into_shared(mut self) -> Shared {
+    pub(super) fn into_shared(mut self) -> Counted {
         self.0.take().expect("only `into_shared` and `end` take it")
     }
 
@@ -575,7 +575,7 @@ impl TaskRef {
     /// dropped here. A future that was polled is dropped by a worker, which will find it by other means; here only
     /// the reference ends.
     pub(in crate::runtime) fn discard(self) {
-        // SAFETY: as in `is_for`.
+        // SAFETY: whoever has a `TaskRef` has the right to run the task.
         if self.header().vtable.stealable && unsafe { self.header().mailbox() }.is_some() {
             drop(self.into_shared());
         } else {

@@ -23,7 +23,7 @@ use std::ptr::{self, NonNull};
 
 use crossbeam_utils::CachePadded;
 
-use super::raw::{Shared, TaskRef, drop_quietly};
+use super::raw::{Counted, TaskRef, drop_quietly};
 use super::state::Header;
 use crate::sync::atomic::AtomicPtr;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -51,7 +51,7 @@ pub(in crate::runtime) struct RemoteList {
     stub: *mut Link,
 }
 
-// SAFETY: the nodes are headers of tasks, which any thread may refer to (`Shared` is `Send`); `newest` is atomic; `oldest`
+// SAFETY: the nodes are headers of tasks, which any thread may refer to (`Counted` is `Send`); `newest` is atomic; `oldest`
 // is behind `take`, whose caller vouches for being the only one; `stub` never changes.
 unsafe impl Send for RemoteList {}
 // SAFETY: what a `&RemoteList` can do without a promise of its caller's is to push, which touches `newest` and the links of nodes,
@@ -93,10 +93,10 @@ impl RemoteList {
         // with that Release of the pusher before us, whose null must not come after our store below.
         let order = if mutant("list: swap relaxed") { Relaxed } else { AcqRel };
         let before = self.newest.swap(node, order);
-        // SAFETY: `before` is the stub, or a task that cannot be taken before its next is known, which is this store. After
-        // it, neither `before` nor `node` is touched by us. Release: pairs with the Acquire in `take`.
+        // Release: pairs with the Acquire in `take`.
         let order = if mutant("list: link relaxed") { Relaxed } else { Release };
-        // SAFETY: as above.
+        // SAFETY: `before` is the stub, or a task that cannot be taken before its next is known, which is this store. After
+        // it, neither `before` nor `node` is touched by us.
         unsafe { (*before).next.store(node, order) };
     }
 
@@ -122,7 +122,7 @@ impl RemoteList {
                 // The stub is out of the list from here on.
                 *oldest = next;
                 node = next;
-                // SAFETY: as above.
+                // SAFETY: it was the stub's next, and is not taken.
                 next = unsafe { (*node).next.load(order) };
             }
             if next.is_null() {
@@ -132,7 +132,7 @@ impl RemoteList {
                 }
                 // SAFETY: `oldest` has passed the stub, so it is in no list; it lives as long as `self`.
                 unsafe { self.link(self.stub) };
-                // SAFETY: as above.
+                // SAFETY: the node is not taken until its next is known.
                 next = unsafe { (*node).next.load(order) };
                 if next.is_null() {
                     return None;
@@ -152,7 +152,7 @@ impl RemoteList {
         // SAFETY: the caller's own promise.
         while let Some(task) = unsafe { self.take() } {
             // SAFETY: the node's reference is ours now.
-            let task = unsafe { Shared::from_raw(task) };
+            let task = unsafe { Counted::from_raw(task) };
             if task.remote.peek().fresh {
                 // SAFETY: FRESH is turned off by the owner when it takes the task in, which it will not do any more; so the task
                 // is Fresh, and the reference that came with the closure is the node's.

@@ -196,7 +196,7 @@ impl Header {
             (&raw mut (*header).class).write(class);
             (&raw mut (*header).vtable).write(vtable);
         }
-        // SAFETY: as above.
+        // SAFETY: every field is a value again.
         let header = unsafe { task.as_ref() };
         // Relaxed, all of them: whoever comes to refer to the task does so by what this thread hands out.
         header.references.store(STOCK as usize + 1, Relaxed);
@@ -542,7 +542,8 @@ impl Join {
                 self.0.store(before & !off | on, Relaxed);
                 before
             }
-            // One of the two is zero. Release: publishes the waker in the slot to `complete`. Acquire: as above.
+            // One of the two is zero. Release: publishes the waker in the slot to `complete`. Acquire: pairs with its Release, if it
+            // was first.
             Side::Elsewhere if on == 0 => self.0.fetch_and(!off, AcqRel),
             Side::Elsewhere => self.0.fetch_or(on, AcqRel),
         }

@@ -19,7 +19,7 @@ use super::TaskId;
 use super::executor::{self, Executor};
 #[cfg(not(loom))]
 use super::label::Label;
-use super::raw::{Shared, TaskRef};
+use super::raw::{Counted, TaskRef};
 use super::state::{Header, Life, Request};
 #[cfg(not(loom))]
 use crate::io::driver::waiter::RunningThere;
@@ -120,7 +120,7 @@ pub(super) unsafe fn wake(task: NonNull<Header>) {
     });
     if woken.is_none() && !header.join.is_complete_hint() {
         let request = header.remote.request_poll();
-        // SAFETY: as above.
+        // SAFETY: the caller's own promise, and that is the answer to this request.
         unsafe { fulfil(task, request) };
     }
 }
@@ -150,12 +150,13 @@ pub(super) unsafe fn abort(task: NonNull<Header>) {
         return;
     }
     let request = header.remote.request_abort();
-    if header.vtable.stealable {
-        // SAFETY: as above.
-        unsafe { fulfil_stealable(task, request) };
-    } else {
-        // SAFETY: as above.
-        unsafe { fulfil(task, request) };
+    // SAFETY: the caller's own promise, and that is the answer to this request.
+    unsafe {
+        if header.vtable.stealable {
+            fulfil_stealable(task, request);
+        } else {
+            fulfil(task, request);
+        }
     }
 }
 
@@ -167,7 +168,7 @@ pub(super) unsafe fn abort(task: NonNull<Header>) {
 unsafe fn wake_stealable(task: NonNull<Header>) {
     // SAFETY: the caller's own promise.
     let request = unsafe { task.as_ref() }.remote.request_poll();
-    // SAFETY: as above.
+    // SAFETY: the caller's own promise, and that is the answer to this request.
     unsafe { fulfil_stealable(task, request) };
 }
 
@@ -200,8 +201,8 @@ unsafe fn fulfil(task: NonNull<Header>, request: Request) {
         return;
     }
     // SAFETY: the caller has a reference, from which this one is made for the node. (It gives that one up by `into_raw`.)
-    let node = unsafe { ManuallyDrop::new(Shared::from_raw(task)) };
-    let node = Shared::clone(&node).into_raw();
+    let node = unsafe { ManuallyDrop::new(Counted::from_raw(task)) };
+    let node = Counted::clone(&node).into_raw();
     // SAFETY: the caller's reference lasts, and with it the mailbox, even if the node is taken at once.
     let mailbox = unsafe { task.as_ref().mailbox() }.expect("a task that was adopted has an owner");
     // SAFETY: `node` brings a reference, and we are who turned QUEUED on.
@@ -228,8 +229,8 @@ pub(super) const STEALABLE: &RawWakerVTable = {
 /// `data` is the header of a live task, which is stealable or not.
 unsafe fn clone<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
     // SAFETY: the waker that is cloned keeps the header; what is taken from it here is given back by forgetting it.
-    let waker = ManuallyDrop::new(unsafe { Shared::from_raw(header_of(data)) });
-    let clone = Shared::clone(&waker).into_raw();
+    let waker = ManuallyDrop::new(unsafe { Counted::from_raw(header_of(data)) });
+    let clone = Counted::clone(&waker).into_raw();
     RawWaker::new(clone.as_ptr().cast_const().cast(), if IS_STEALABLE { STEALABLE } else { PINNED })
 }
 
@@ -244,7 +245,7 @@ unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
             // SAFETY: the task is live, and this is its owner. The reference is the waker's, which is consumed.
             unsafe {
                 owner.wake_here(task);
-                Shared::from_raw(task).take_back();
+                Counted::from_raw(task).take_back();
             }
         });
         if woken.is_some() {
@@ -252,7 +253,7 @@ unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
         }
     }
     // SAFETY: the reference is the waker's, which is consumed. It is given up after the wake is done.
-    let waker = unsafe { Shared::from_raw(task) };
+    let waker = unsafe { Counted::from_raw(task) };
     // SAFETY: `waker` is a reference.
     unsafe { wake_by_ref::<IS_STEALABLE>(waker.task().as_ptr().cast_const().cast()) };
 }
@@ -271,7 +272,7 @@ unsafe fn wake_by_ref<const IS_STEALABLE: bool>(data: *const ()) {
 /// `data` is the header of a live task, and comes with a reference.
 unsafe fn drop_waker(data: *const ()) {
     // SAFETY: the reference is the waker's, which is consumed.
-    drop(unsafe { Shared::from_raw(header_of(data)) });
+    drop(unsafe { Counted::from_raw(header_of(data)) });
 }
 
 /// The functions of every task's waiter. All run on the task's owner, though not always while it is entered.
