@@ -592,3 +592,28 @@ fn a_workers_pool_can_be_waited_for() {
         })
         .expect("nothing failed");
 }
+
+// A worker's only chunk holds its receive ring, which does not come back while the worker lives: whoever waited for all of the chunk
+// would wait for ever.
+#[test]
+fn what_a_workers_only_chunk_can_never_give_comes_from_the_heap_at_once() {
+    for kind in [PoolKind::Buddy, PoolKind::Hybrid] {
+        let mut config = PoolConfig::default();
+        // As large as the largest buffer of either kind.
+        (config.kind, config.bytes, config.chunks_max) = (kind, 64 << 10, 1);
+        let runtime = Builder::new().workers(1).pin(false).pool(config).build();
+        let runtime = runtime.expect("this kernel has io_uring");
+        let has_ring = runtime.capabilities()[0].has("receive_ring");
+        runtime.block_on(async move {
+            let mut waits = pin!(veloq::alloc_async(64 << 10));
+            let taken = poll_fn(|cx| Poll::Ready(waits.as_mut().poll(cx))).await;
+            let Poll::Ready(taken) = taken else { panic!("a {kind:?} pool has it wait for ever") };
+            assert_eq!(taken.capacity(), 64 << 10);
+            let buddy = kind == PoolKind::Buddy;
+            assert!(
+                !(buddy && has_ring) || veloq::alloc_async(32 << 10).await.capacity() == 32 << 10,
+                "half is there"
+            );
+        });
+    }
+}

@@ -340,6 +340,11 @@ impl ArenaRef {
         self.books().blocks.lent_blocks() == 0
     }
 
+    /// Bytes of the largest block that could be lent now.
+    pub(super) fn free_largest_bytes(&self) -> usize {
+        self.books().blocks.free_largest_bytes()
+    }
+
     /// Says that the pool waits for a block. Returns whether some have come back already, which ring no more.
     #[must_use = "what has come back should be taken"]
     pub(super) fn announce(&self) -> bool {

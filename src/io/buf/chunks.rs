@@ -61,6 +61,8 @@ pub(super) struct Core {
     chunks: RefCell<Vec<ArenaRef>>,
     /// Which of them is asked first.
     hot: Cell<usize>,
+    /// The largest buffer that the first can give beside what is lent of it for good.
+    first_max: Cell<usize>,
     /// What a driver has not yet heard; nothing is noted while nobody watches.
     changes: RefCell<Option<Vec<ChunkChange>>>,
     /// Whether there are any.
@@ -89,6 +91,7 @@ impl Pool {
             config: config.clone(),
             chunks: RefCell::new(vec![first]),
             hot: Cell::new(0),
+            first_max: Cell::new(config.bytes),
             changes: RefCell::new(None),
             changed: Cell::new(false),
             spare_looks: Cell::new(0),
@@ -113,6 +116,11 @@ impl Pool {
     /// A hold on the first chunk, for a driver to carve the receive ring from.
     pub(crate) fn arena(&self) -> ArenaRef {
         self.core.chunks.borrow()[0].hold()
+    }
+
+    /// Notes that what is lent just now, a receive ring, does not come back while the pool is used: nobody is to wait for it.
+    pub(crate) fn note_lent_for_good(&self) {
+        self.core.first_max.set(self.core.chunks.borrow()[0].free_largest_bytes());
     }
 
     /// A buffer of the heap on the pool's account, for what must not take up its room. It is no miss: the pool was not asked.
@@ -251,13 +259,15 @@ impl Core {
         FixedBuf::metered(size, &self.meter)
     }
 
-    /// Whether the pool could give a buffer of `size` if all of it were free.
+    /// Whether the pool could give a buffer of `size` if all of it were free that comes back.
     pub(super) fn could_give(&self, size: usize) -> bool {
-        let heap_bytes_max = match self.config.kind {
-            PoolKind::Buddy => 0,
-            PoolKind::Hybrid => self.config.heap_bytes_max,
-        };
-        size <= self.block_max() || size <= heap_bytes_max
+        if size <= self.block_max() {
+            return self.config.chunks_max > 1 || size <= self.first_max.get();
+        }
+        match self.config.kind {
+            PoolKind::Buddy => false,
+            PoolKind::Hybrid => size <= self.config.heap_bytes_max,
+        }
     }
 
     /// Says that somebody waits for `size` bytes: whatever comes back next rings the bell. Returns whether something has

@@ -51,7 +51,8 @@ pub trait BufPool {
     ///
     /// This is how a program bounds its memory instead of spilling over to the heap. The place in the queue is taken at the
     /// first poll. A future that is dropped gives up its place and loses nothing. What the pool could not give even if
-    /// all of it were free comes from the heap at once, as from [`alloc`](Self::alloc).
+    /// all of it were free comes from the heap at once, as from [`alloc`](Self::alloc). (Of a worker's pool, all but the receive
+    /// ring, which lies in its first chunk.)
     ///
     /// ```
     /// use veloq::io::buf::{BufPool, BuddyPool};

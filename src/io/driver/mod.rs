@@ -663,6 +663,7 @@ impl DriverHandle {
         assert!(self.0.pool.set(pool.clone()).is_ok(), "a worker has one pool, registered once");
         let core = &mut *self.0.core.borrow_mut();
         let ring_buffers = on_backend!(&mut core.backend, driver => driver.register_buffers(pool, config));
+        pool.note_lent_for_good();
         let picks_once = match &core.backend {
             #[cfg(target_os = "linux")]
             PlatformDriver::Uring(_) => true,
