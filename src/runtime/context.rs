@@ -18,7 +18,7 @@ use super::stall::Watch;
 use super::task::{Executor, JoinHandle, Label, TaskRef};
 use super::timer::{Clock, Timers};
 use super::worker_id::WorkerId;
-use crate::io::buf::{BufPool, Pool};
+use crate::io::buf::Pool;
 use crate::io::driver::DriverHandle;
 use crate::sync::Arc;
 
@@ -208,7 +208,8 @@ impl Context {
     pub(crate) fn metrics(&self) -> WorkerMetrics {
         let driver = self.driver.counters();
         let tasks = self.executor.counters();
-        let pool = self.pool.stats();
+        // Not all that the pool can say of itself: how large its largest block is it knows only when it has joined what it keeps.
+        let (pool_hits, pool_misses) = self.pool.hits_and_misses();
         let (spins, spins_won, spin_ns) = self.spinner.counts();
         let (mesh_sent, mesh_received) = self.links.borrow().counts();
         WorkerMetrics {
@@ -243,11 +244,11 @@ impl Context {
             boxed: driver.boxed,
             descriptors_reclaimed: driver.descriptors_reclaimed,
             receive_ring_dry: driver.receive_ring_dry,
-            pool_hits: pool.hits,
+            pool_hits,
             chunks_registered: driver.chunks_registered,
             chunks_refused: driver.chunks_refused,
-            pool_misses: pool.misses,
-            buffers_out: pool.blocks_out as u64,
+            pool_misses,
+            buffers_out: self.pool.lent_blocks() as u64,
             ..WorkerMetrics::default()
         }
     }
@@ -284,5 +285,24 @@ impl std::ops::Deref for Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("id", &self.id).field("driver", &self.driver).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::buf::BufPool;
+
+    // A worker shares its counters each time before it sleeps. Were the blocks joined for that which its pool keeps as they were cut, the
+    // next request's buffers would all have to be cut anew.
+    #[veloq::test]
+    async fn a_look_at_the_counters_leaves_the_pools_blocks_as_they_are() {
+        let context = Context::current();
+        drop([(); 3].map(|()| context.pool.alloc(4096)));
+        assert_eq!(context.pool.kept_blocks(), 3, "void: they are not kept");
+        let before = context.metrics().buffers_out;
+        assert_eq!(context.pool.kept_blocks(), 3);
+        let _lent = context.pool.alloc(4096);
+        assert_eq!(context.metrics().buffers_out, before + 1);
     }
 }

@@ -335,9 +335,20 @@ impl ArenaRef {
         if books.open.get() { self.header().take_returns(books) } else { 0 }
     }
 
+    /// Blocks that are lent, as far as the books know.
+    pub(super) fn lent_blocks(&self) -> usize {
+        self.books().blocks.lent_blocks()
+    }
+
+    /// Blocks that are kept as they were cut.
+    #[cfg(test)]
+    pub(super) fn kept_blocks(&self) -> usize {
+        self.books().blocks.kept_blocks()
+    }
+
     /// Whether nothing is lent, as far as the books know.
     pub(super) fn is_idle(&self) -> bool {
-        self.books().blocks.lent_blocks() == 0
+        self.lent_blocks() == 0
     }
 
     /// Bytes of the largest block that could be lent now.

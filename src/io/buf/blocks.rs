@@ -136,6 +136,12 @@ impl Blocks {
         known - self.kept.iter().map(|kept| kept.count.get()).sum::<usize>()
     }
 
+    /// Blocks that are kept.
+    #[cfg(test)]
+    pub(super) fn kept_blocks(&self) -> usize {
+        self.kept.iter().map(|kept| kept.count.get()).sum()
+    }
+
     /// Bytes that are not lent.
     pub(super) fn free_bytes(&self) -> usize {
         let known = match &*self.cut.borrow() {

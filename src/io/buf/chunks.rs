@@ -149,6 +149,22 @@ impl Pool {
         self.core.changes.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Buffers that the pool gave, and those that the heap had to give instead.
+    pub(crate) fn hits_and_misses(&self) -> (u64, u64) {
+        (self.core.hits.get(), self.core.misses.get())
+    }
+
+    /// Blocks that are lent, as far as the pool knows.
+    pub(crate) fn lent_blocks(&self) -> usize {
+        self.core.chunks.borrow().iter().map(ArenaRef::lent_blocks).sum()
+    }
+
+    /// Blocks that are kept as they were cut.
+    #[cfg(test)]
+    pub(crate) fn kept_blocks(&self) -> usize {
+        self.core.chunks.borrow().iter().map(ArenaRef::kept_blocks).sum()
+    }
+
     /// Takes back what other threads have dropped, and gives up idle chunks. Returns how many blocks came back.
     pub(crate) fn reclaim(&self) -> usize {
         let came_back = self.core.chunks.borrow().iter().map(ArenaRef::reclaim).sum();
