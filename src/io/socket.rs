@@ -39,12 +39,15 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
+
 use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Slice};
-use super::driver::{DriverConfig, DriverHandle, InFlight, Multishot, Op, SharedDescriptor};
+use super::driver::{Descriptor, DriverConfig, DriverHandle, InFlight, Multishot, Op, SharedDescriptor};
 use super::op::{self, copy_of, net};
 use super::stash::{Reader, Stash, is_cancelled, is_dry};
 use crate::os::{self, message};
@@ -776,7 +779,10 @@ impl<B: IoBufMut> Drop for ReadExact<B> {
 /// Yields how many bytes were taken, and the buffer. If it is dropped, some of them may have been sent.
 #[must_use = "nothing is written until it is awaited"]
 #[derive(Debug)]
-pub struct Write<B: IoBuf>(Op<net::Send<B>>);
+pub struct Write<B: IoBuf> {
+    send: Op<net::Send<B>>,
+    _end: Option<Rc<WritingEnd>>,
+}
 
 impl<B: IoBuf> Write<B> {
     pub(crate) fn new(socket: &Socket, buf: B) -> Write<B> {
@@ -785,13 +791,20 @@ impl<B: IoBuf> Write<B> {
 
     /// The same for a socket of another kind.
     pub(crate) fn to(fd: &SharedDescriptor, driver: &DriverHandle, buf: B) -> Write<B> {
-        Write(Op::new(net::Send { fd: Some(Rc::clone(fd)), buf, flags: 0, zero_copy: false }, driver))
+        let send = net::Send { fd: Some(Rc::clone(fd)), buf, flags: 0, zero_copy: false };
+        Write { send: Op::new(send, driver), _end: None }
     }
 
     /// The same without a copy of the bytes.
     pub(crate) fn zero_copy(socket: &Socket, buf: B) -> Write<B> {
         let fd = Some(Rc::clone(&socket.fd));
-        Write(Op::new(net::Send { fd, buf, flags: message::WAIT_ALL, zero_copy: true }, &socket.driver))
+        let send = net::Send { fd, buf, flags: message::WAIT_ALL, zero_copy: true };
+        Write { send: Op::new(send, &socket.driver), _end: None }
+    }
+
+    /// The same, which keeps the direction open until it is gone.
+    pub(crate) fn before(self, end: Option<&Rc<WritingEnd>>) -> Write<B> {
+        Write { _end: end.cloned(), ..self }
     }
 }
 
@@ -799,7 +812,7 @@ impl<B: IoBuf> Future for Write<B> {
     type Output = BufResult<usize, B>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        Pin::new(&mut self.send).poll(cx)
     }
 }
 
@@ -808,14 +821,20 @@ impl<B: IoBuf> Future for Write<B> {
 /// Yields how many bytes were taken, and the buffers. If it is dropped, some of them may have been sent.
 #[must_use = "nothing is written until it is awaited"]
 #[derive(Debug)]
-pub struct WriteVectored<V: IoBufVec>(Op<net::SendVectored<V>>);
+pub struct WriteVectored<V: IoBufVec> {
+    send: Op<net::SendVectored<V>>,
+    _end: Option<Rc<WritingEnd>>,
+}
 
 impl<V: IoBufVec> WriteVectored<V> {
     pub(crate) fn new(socket: &Socket, bufs: V) -> WriteVectored<V> {
-        WriteVectored(Op::new(
-            net::SendVectored { fd: Rc::clone(&socket.fd), bufs, to: None },
-            &socket.driver,
-        ))
+        let send = net::SendVectored { fd: Rc::clone(&socket.fd), bufs, to: None };
+        WriteVectored { send: Op::new(send, &socket.driver), _end: None }
+    }
+
+    /// The same, which keeps the direction open until it is gone.
+    pub(crate) fn before(self, end: Option<&Rc<WritingEnd>>) -> WriteVectored<V> {
+        WriteVectored { _end: end.cloned(), ..self }
     }
 }
 
@@ -823,7 +842,7 @@ impl<V: IoBufVec> Future for WriteVectored<V> {
     type Output = BufResult<usize, V>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
+        Pin::new(&mut self.send).poll(cx)
     }
 }
 
@@ -836,6 +855,7 @@ pub struct WriteAll<B: IoBuf> {
     socket: Rc<Socket>,
     sent: usize,
     step: Writing<B>,
+    _end: Option<Rc<WritingEnd>>,
 }
 
 /// How far a [`WriteAll`] has come.
@@ -848,7 +868,12 @@ enum Writing<B: IoBuf> {
 
 impl<B: IoBuf> WriteAll<B> {
     pub(crate) fn new(socket: &Rc<Socket>, buf: B) -> WriteAll<B> {
-        WriteAll { socket: Rc::clone(socket), sent: 0, step: Writing::Start(buf) }
+        WriteAll { socket: Rc::clone(socket), sent: 0, step: Writing::Start(buf), _end: None }
+    }
+
+    /// The same, which keeps the direction open until it is gone.
+    pub(crate) fn before(self, end: Option<&Rc<WritingEnd>>) -> WriteAll<B> {
+        WriteAll { _end: end.cloned(), ..self }
     }
 }
 
@@ -897,6 +922,37 @@ impl<B: IoBuf> Future for WriteAll<B> {
                 }
                 Err(error) => return Poll::Ready((Err(error), buf)),
             }
+        }
+    }
+}
+
+/// The end of a stream's writing direction: it comes when the last that refers to this is gone. Those are a half of the stream, and the
+/// writes that it began, which own what they need and may outlive it.
+#[derive(Debug)]
+pub(crate) struct WritingEnd {
+    fd: SharedDescriptor,
+    comes: Cell<bool>,
+}
+
+impl WritingEnd {
+    pub(crate) fn of(socket: &Socket) -> Rc<WritingEnd> {
+        Rc::new(WritingEnd { fd: Rc::clone(&socket.fd), comes: Cell::new(true) })
+    }
+
+    /// It does not come: the half is part of its stream again.
+    pub(crate) fn call_off(&self) {
+        self.comes.set(false);
+    }
+}
+
+impl Drop for WritingEnd {
+    fn drop(&mut self) {
+        // (A direct descriptor has no call for that outside the ring.)
+        if self.comes.get()
+            && let Descriptor::Os(fd) = &*self.fd
+        {
+            // It fails only for a connection that is gone already.
+            let _ = SockRef::from(fd).shutdown(Shutdown::Write);
         }
     }
 }

@@ -9,10 +9,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::{
-    Read, ReadExact, ReadVectored, Recv, Shutdown, TcpStream, Write, WriteAll, WriteVectored, options,
-};
+use super::{Read, ReadExact, ReadVectored, Recv, Shutdown, TcpStream, Write, WriteAll, WriteVectored};
 use crate::io::buf::{IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::socket::WritingEnd;
 
 /// The reading half of a borrowed [`TcpStream`]: made by [`TcpStream::split`].
 #[derive(Debug)]
@@ -34,12 +33,13 @@ pub struct OwnedReadHalf {
 
 /// The writing half of a [`TcpStream`]: made by [`TcpStream::into_split`].
 ///
-/// Dropping it ends the direction: the peer reads the end of the stream. (A connection with a direct descriptor has no
-/// call for that outside the ring; there, [`shutdown`](Self::shutdown) does it, or the drop of both halves.)
+/// Dropping it ends the direction: the peer reads the end of the stream. What it was told to send is sent before: the direction ends with
+/// the last of the half and its futures. (A connection with a direct descriptor has no call for that outside the ring; there,
+/// [`shutdown`](Self::shutdown) does it, or the drop of both halves.)
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     stream: Rc<TcpStream>,
-    ends_direction: bool,
+    end: Rc<WritingEnd>,
 }
 
 /// Two halves that are not of the same stream; they come back.
@@ -64,12 +64,24 @@ impl<'a> WriteHalf<'a> {
     pub(super) fn new(stream: &'a TcpStream) -> WriteHalf<'a> {
         WriteHalf { stream }
     }
+
+    /// Borrowed, it ends nothing.
+    #[expect(clippy::unused_self, reason = "the owned half has one")]
+    fn end(&self) -> Option<&Rc<WritingEnd>> {
+        None
+    }
+}
+
+impl OwnedWriteHalf {
+    fn end(&self) -> Option<&Rc<WritingEnd>> {
+        Some(&self.end)
+    }
 }
 
 impl OwnedReadHalf {
     pub(super) fn pair(stream: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
-        let stream = Rc::new(stream);
-        (OwnedReadHalf { stream: Rc::clone(&stream) }, OwnedWriteHalf { stream, ends_direction: true })
+        let (end, stream) = (stream.writing_end(), Rc::new(stream));
+        (OwnedReadHalf { stream: Rc::clone(&stream) }, OwnedWriteHalf { stream, end })
     }
 
     /// Puts the stream together again.
@@ -77,11 +89,11 @@ impl OwnedReadHalf {
     /// # Errors
     ///
     /// The halves, if they are not of the same stream.
-    pub fn reunite(self, mut write: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
+    pub fn reunite(self, write: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
         if !Rc::ptr_eq(&self.stream, &write.stream) {
             return Err(ReuniteError(self, write));
         }
-        write.ends_direction = false;
+        write.end.call_off();
         drop(write);
         Ok(Rc::try_unwrap(self.stream).expect("a stream has two halves, and the other one is gone"))
     }
@@ -143,22 +155,22 @@ macro_rules! writes {
         $(impl $half {
             /// As [`TcpStream::write`].
             pub fn write<B: IoBuf>(&self, buf: B) -> Write<B> {
-                self.stream.write(buf)
+                self.stream.write(buf).before(self.end())
             }
 
             /// As [`TcpStream::write_zero_copy`].
             pub fn write_zero_copy<B: IoBuf>(&self, buf: B) -> Write<B> {
-                self.stream.write_zero_copy(buf)
+                self.stream.write_zero_copy(buf).before(self.end())
             }
 
             /// As [`TcpStream::write_all`].
             pub fn write_all<B: IoBuf>(&self, buf: B) -> WriteAll<B> {
-                self.stream.write_all(buf)
+                self.stream.write_all(buf).before(self.end())
             }
 
             /// As [`TcpStream::write_vectored`].
             pub fn write_vectored<V: IoBufVec>(&self, bufs: V) -> WriteVectored<V> {
-                self.stream.write_vectored(bufs)
+                self.stream.write_vectored(bufs).before(self.end())
             }
 
             /// Ends the writing direction.
@@ -193,14 +205,3 @@ macro_rules! writes {
 
 reads!(ReadHalf<'_>, OwnedReadHalf);
 writes!(WriteHalf<'_>, OwnedWriteHalf);
-
-impl Drop for OwnedWriteHalf {
-    fn drop(&mut self) {
-        if self.ends_direction
-            && let Ok(socket) = options(self.stream.fd())
-        {
-            // It fails only for a connection that is gone already.
-            let _ = socket.shutdown(Shutdown::Write);
-        }
-    }
-}

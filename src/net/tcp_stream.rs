@@ -23,7 +23,7 @@ use crate::io::buf::{IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Descriptor, DriverHandle, Op, SharedDescriptor};
 use crate::io::op::misc::Nop;
 use crate::io::op::net;
-use crate::io::socket::Socket;
+use crate::io::socket::{Socket, WritingEnd};
 use crate::io::stash::Reader;
 use crate::os;
 use crate::time::timeout;
@@ -434,7 +434,7 @@ impl TcpStream {
     }
 
     /// Takes the stream apart into a half to read from and one to write to, which two tasks of this worker may own.
-    /// Dropping the writing half ends that direction, as [`shutdown`](Self::shutdown) does.
+    /// Dropping the writing half ends that direction, as [`shutdown`](Self::shutdown) does, when its futures are gone as well.
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         OwnedReadHalf::pair(self)
     }
@@ -634,9 +634,14 @@ impl TcpStream {
         self.socket.waits()
     }
 
-    /// The descriptor, for the half that ends its direction when it is dropped.
+    #[cfg(windows)]
     pub(super) fn fd(&self) -> &SharedDescriptor {
         self.socket.fd()
+    }
+
+    /// The end of its writing direction, for a half.
+    pub(super) fn writing_end(&self) -> Rc<WritingEnd> {
+        WritingEnd::of(&self.socket)
     }
 }
 

@@ -513,6 +513,30 @@ fn halves_end_their_own_direction_only() {
     });
 }
 
+// The futures own what they need, so that they can be stored, or given to a task. A half that ended the direction under one would cut off
+// what it was told to send.
+#[test]
+fn a_write_that_outlives_its_half_is_sent_before_the_direction_ends() {
+    run(async {
+        let data = pattern(4 << 20, 11);
+        let (one, two) = pair().await;
+        let (_read, write) = one.into_split();
+        let sending = write.write_all(data.clone());
+        drop(write);
+        let sending = spawn_local(sending);
+        let mut got = Vec::new();
+        loop {
+            let more = two.recv().await.expect("nobody resets it");
+            if more.is_empty() {
+                break;
+            }
+            got.extend_from_slice(&more);
+        }
+        assert!(got == data, "{} of {} bytes came before the end", got.len(), data.len());
+        sending.await.expect("no panic").0.expect("the peer has read it all");
+    });
+}
+
 // A connection that is gone before it is accepted has no peer that `getpeername` names; its bytes are there all the same. Windows drops
 // both.
 #[cfg(target_os = "linux")]
