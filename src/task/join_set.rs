@@ -203,8 +203,9 @@ impl<T: 'static> JoinSet<T> {
         // Their entries may yet come, so they have a list of their own, which goes with them.
         self.finished = Finished::new();
         self.ended.clear();
-        self.places.clear();
         (self.free, self.len) = (0, 0);
+        // Last of all: what has ended is dropped with them, and that is the program's code.
+        self.places.clear();
     }
 
     /// How many tasks are in the set, those included that have ended and were not asked for.
@@ -246,5 +247,34 @@ impl<T> Drop for JoinSet<T> {
 impl<T> fmt::Debug for JoinSet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinSet").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// Panics when it is dropped.
+    struct Fragile;
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            panic!("a destructor of the program's");
+        }
+    }
+
+    // A set that is half emptied would wait for tasks that it has not any more.
+    #[veloq::test]
+    async fn an_output_that_panics_when_it_is_dropped_leaves_an_empty_set() {
+        let mut set = JoinSet::new();
+        set.spawn_local(async { Some(Fragile) });
+        while !set.tasks().all(JoinHandle::is_finished) {
+            crate::task::yield_now().await;
+        }
+        assert!(catch_unwind(AssertUnwindSafe(|| set.detach_all())).is_err(), "void: nothing panicked");
+        assert!(set.is_empty() && set.join_next().await.is_none());
+        set.spawn_local(async { None });
+        assert!(set.join_next().await.is_some_and(|joined| joined.is_ok()));
     }
 }
