@@ -23,6 +23,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::io::driver::thread_pool::quietly;
+
 /// Lets work in until it is closed, and then tells when all of it has left. For draining: whatever must not go away under those
 /// who use it is closed behind a gate first.
 ///
@@ -144,7 +146,7 @@ impl Drop for GatePass {
             // Taken out first: a waker is foreign code, and may come back here.
             let closers = self.state.closers.take();
             for (_, closer) in closers {
-                closer.wake();
+                quietly(|| closer.wake());
             }
         }
     }
@@ -228,6 +230,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::io::driver::waiter::waker_that_panics;
 
     /// Counts how often it is woken.
     #[derive(Default)]
@@ -273,6 +276,19 @@ mod tests {
             Poll::Ready(()),
             "and whoever comes later need not wait"
         );
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_nobody_waiting() {
+        // The last pass goes once, and whoever is not told then is never told.
+        let gate = Gate::new();
+        let pass = gate.enter().expect("open");
+        let (mut first, mut second) = (gate.close(), gate.close());
+        assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&waker_that_panics())).is_pending());
+        let wakes = Arc::new(Wakes::default());
+        assert!(poll(&mut second, &wakes).is_pending());
+        drop(pass);
+        assert_eq!(wakes.count(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!
 //! **No wake is lost.** Whether the token is cancelled and who listens are under one lock: a listener either
 //! finds it cancelled, or is in the list that `cancel` takes. Wakers are cloned before the lock is taken, and
-//! woken and dropped after it was released, for they are foreign code. The lock is held for a few
+//! woken and dropped after it was released, for they are foreign code; one that panics ends its own wake only. The lock is held for a few
 //! instructions, and by nobody on a path that is hot.
 //!
 //! No lock is held while another is taken: `cancel` walks the tree with a list of its own, so neither a deep
@@ -25,6 +25,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use crate::io::driver::thread_pool::quietly;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells tasks, on whichever worker or thread, that they should stop. Clones are the same token.
@@ -100,7 +101,7 @@ impl CancelToken {
             if let State::Running(Listeners { children, wakers, .. }) = before {
                 reached.extend(children.iter().filter_map(Weak::upgrade));
                 for waker in wakers.into_values() {
-                    waker.wake();
+                    quietly(|| waker.wake());
                 }
             }
         }
@@ -263,6 +264,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::io::driver::waiter::waker_that_panics;
 
     /// Counts how often it is woken.
     #[derive(Default)]
@@ -294,6 +296,19 @@ mod tests {
             assert_eq!(poll(cancelled, &wakes), Poll::Ready(()));
         }
         assert_eq!(Arc::strong_count(&wakes), 1, "no waker is kept");
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_the_word_from_nobody() {
+        // Those behind it, and below, are not told a second time: the token is cancelled already.
+        let token = CancelToken::new();
+        let wakes = Arc::new(Wakes::default());
+        let [mut first, mut second] = [(); 2].map(|()| token.cancelled());
+        let mut below = token.child().cancelled();
+        assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&waker_that_panics())).is_pending());
+        assert!(poll(&mut second, &wakes).is_pending() && poll(&mut below, &wakes).is_pending());
+        token.cancel();
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -184,6 +184,7 @@ mod tests {
     use super::super::chunks::Pool;
     use super::super::{BufPool, PoolConfig, PoolKind};
     use super::*;
+    use crate::io::driver::waiter::waker_that_panics;
 
     const CHUNK: usize = 64 << 10;
 
@@ -368,6 +369,17 @@ mod tests {
         drop(half);
         assert!(ends.0.lock().expect("not poisoned").is_none());
         assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+
+    // It is called from within a destructor, where a panic can end the process.
+    #[test]
+    fn a_waker_that_panics_ends_with_it() {
+        let pool = pool();
+        let all = pool.alloc(CHUNK);
+        let mut waiter = Waiter::new(&pool, CHUNK);
+        assert!(waiter.future.as_mut().poll(&mut Context::from_waker(&waker_that_panics())).is_pending());
+        drop(all);
+        assert!(waiter.poll().is_some());
     }
 
     // The race of a return with the look for it: many rounds, each of which hangs if one is missed.

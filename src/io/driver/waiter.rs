@@ -226,3 +226,18 @@ pub(crate) fn waker_that_meddles(meddle: impl Fn() + 'static) -> Waker {
     // SAFETY: the vtable counts as `RawWaker` asks. That it may not be sent is what the caller vouches for.
     unsafe { Waker::from_raw(RawWaker::new(Rc::into_raw(Rc::new(meddle)).cast(), &VTABLE)) }
 }
+
+/// A waker that panics when it wakes, as that of a program's own may.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn waker_that_panics() -> Waker {
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Panics>) {
+            panic!("a waker of the program's");
+        }
+    }
+    Waker::from(Arc::new(Panics))
+}

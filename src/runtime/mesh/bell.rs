@@ -27,6 +27,7 @@
 use std::fmt;
 use std::task::Waker;
 
+use crate::io::driver::thread_pool::quietly;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU8, fence};
 use crate::sync::{UnsafeCell, mutant};
@@ -105,7 +106,9 @@ impl Bell {
         // SAFETY: `place` stands for BUSY, which we turned on.
         let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
         drop(place);
-        waker.expect("who announced has left a waker").wake();
+        let waker = waker.expect("who announced has left a waker");
+        // A panic of the waiting side's is none of the ringer's, who may be in the middle of taking a value.
+        quietly(|| waker.wake());
     }
 
     /// The waker's place, unless somebody has it.

@@ -686,6 +686,7 @@ mod tests {
     use std::task::{Wake, Waker};
 
     use super::*;
+    use crate::io::driver::waiter::waker_that_panics;
 
     /// Counts its drops.
     #[derive(Debug)]
@@ -720,6 +721,19 @@ mod tests {
         drop(receiver);
         assert_eq!(sender.try_send(4), Err(TrySendError::Closed(4)));
         assert!(sender.is_closed() && sender.is_empty());
+    }
+
+    #[test]
+    fn a_waker_that_panics_takes_no_value_with_it() {
+        // Who waits at the other end is woken when a value has left the ring, and before it has reached who takes it.
+        let (mut sender, mut receiver) = channel(1);
+        sender.try_send(1).expect("there is room");
+        let waker = waker_that_panics();
+        assert!(std::pin::pin!(sender.room()).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(receiver.try_recv(), Ok(1));
+        assert!(std::pin::pin!(receiver.recv()).poll(&mut Context::from_waker(&waker)).is_pending());
+        sender.try_send(2).expect("there is room");
+        assert_eq!(receiver.try_recv(), Ok(2));
     }
 
     #[test]
