@@ -45,7 +45,10 @@
 use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+
+use futures_core::Stream;
 
 use super::bell::Bell;
 use super::ring::{Consumer, Producer, ring};
@@ -257,6 +260,8 @@ impl<T: Send> Sender<T> {
 }
 
 /// The end of a channel that receives. Dropping it drops what it has not taken.
+///
+/// It is a [`Stream`] of what is sent, for what works on streams.
 pub struct Receiver<T: Send> {
     /// `None` is one whose sender has gone, and all it sent was taken.
     lanes: Vec<Option<Lane<T>>>,
@@ -437,6 +442,14 @@ impl Drop for MarkAtEnd {
         if !mutant("channel: go in silence") {
             self.ring();
         }
+    }
+}
+
+impl<T: Send> Stream for Receiver<T> {
+    type Item = T;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.get_mut().poll_recv(cx)
     }
 }
 
@@ -682,8 +695,11 @@ mod loom_tests {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::pin::pin;
     use std::sync::atomic::Ordering;
     use std::task::{Wake, Waker};
+
+    use futures_util::StreamExt;
 
     use super::*;
     use crate::io::driver::waiter::waker_that_panics;
@@ -747,6 +763,19 @@ mod tests {
         drop(sender);
         assert_eq!(receiver.try_recv(), Ok(2));
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    }
+
+    #[test]
+    fn a_receiver_is_a_stream_that_ends_with_its_sender() {
+        // What collects a stream would stop before its end, or wait behind it for ever.
+        let (mut sender, receiver) = channel(4);
+        for n in 1..=3 {
+            sender.try_send(n).expect("there is room");
+        }
+        drop(sender);
+        let mut all = pin!(receiver.map(|n| n * 2).collect::<Vec<u32>>());
+        let all = all.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(all, Poll::Ready(vec![2, 4, 6]));
     }
 
     #[test]
