@@ -326,7 +326,10 @@ impl TcpStream {
         Read::peek(&self.socket, buf)
     }
 
-    /// Fills `buf` to its capacity. For less, read into a [`slice`](IoBuf::slice) of it.
+    /// Reads until `buf` is full.
+    ///
+    /// Full is its capacity, and a `Vec` may have more of it than was asked for: say how much with
+    /// [`slice`](IoBuf::slice), or take a [`FixedBuf`](crate::io::buf::FixedBuf) or a `Box<[u8]>`.
     ///
     /// Dropping the future puts back what it had read.
     ///
