@@ -22,7 +22,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("bench/src/peers/bare.rs", "wakers over an `Rc`, futexes, and buffers shown to a ring"),
     ("bench/src/peers/tokio.rs", "generic code cannot see that the futures of some rows are `Send`"),
     ("src/io/buf/arena.rs", "raw pointers to a header that lives until the last block is back"),
-    ("src/io/buf/bell.rs", "a cell that two threads hand to each other"),
+    ("src/io/buf/atomic_waker.rs", "a cell that two threads hand to each other"),
     ("src/io/buf/fixed.rs", "owns raw memory, part of it uninitialised"),
     ("src/io/buf/io_buf.rs", "the promises that buffers make to the kernel, made for each type by hand"),
     ("src/io/buf/owned.rs", "shares with all threads what only one of them can reach"),

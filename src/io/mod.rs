@@ -19,7 +19,7 @@ pub use driver::{Multishot, Op};
 // What loom's models reach of this layer: the modules that two threads meet in, and what the tasks wait with.
 #[cfg(loom)]
 pub(crate) mod buf {
-    mod bell;
+    mod atomic_waker;
     mod meter;
     mod returns;
 }

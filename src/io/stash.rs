@@ -207,11 +207,7 @@ impl Stash<Datagram> {
         &self,
         buf: &mut B,
     ) -> Option<io::Result<(usize, Option<SocketAddr>)>> {
-        let message = match self.pop()? {
-            Ok(message) => message,
-            Err(error) => return Some(Err(error)),
-        };
-        Some(Ok(Self::copy_into(&message, buf)))
+        Some(self.pop()?.map(|message| Self::copy_into(&message, buf)))
     }
 
     /// Shows it in `buf`, and leaves it where it is. An error is taken.
@@ -219,13 +215,11 @@ impl Stash<Datagram> {
         &self,
         buf: &mut B,
     ) -> Option<io::Result<(usize, Option<SocketAddr>)>> {
-        let message = match self.pop()? {
-            Ok(message) => message,
-            Err(error) => return Some(Err(error)),
-        };
-        let shown = Self::copy_into(&message, buf);
-        self.chunks.borrow_mut().push_front(Ok(message));
-        Some(Ok(shown))
+        Some(self.pop()?.map(|message| {
+            let shown = Self::copy_into(&message, buf);
+            self.chunks.borrow_mut().push_front(Ok(message));
+            shown
+        }))
     }
 
     /// Makes what fits of a message all the content of `buf`.

@@ -31,7 +31,7 @@ use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 
-use super::bell::Bell;
+use super::atomic_waker::AtomicWaker;
 use super::blocks::Blocks;
 use super::fixed::{FixedBuf, Home};
 use super::owned::Owned;
@@ -154,9 +154,9 @@ impl Arena {
     fn give_back_at_home(&self, block: u32) -> bool {
         let Some(books) = self.books.get().filter(|books| books.open.get()) else { return false };
         books.blocks.free(block);
-        if let Some(bell) = self.returns.answer_at_home() {
+        if let Some(waker) = self.returns.answer_at_home() {
             // Runs the program's waker, which may end the pool: nothing of this arena is used afterwards.
-            bell.ring();
+            waker.wake();
         }
         true
     }
@@ -231,10 +231,10 @@ pub(crate) struct ArenaRef {
 }
 
 impl ArenaRef {
-    /// Maps an arena of the configured kind and size, and makes the running thread the owner. Its pool is rung by `bell`.
+    /// Maps an arena of the configured kind and size, and makes the running thread the owner. Whoever waits for its pool has set `waker`.
     ///
     /// The pool keeps this first hold, and closes the arena before dropping it.
-    pub(super) fn open(config: &PoolConfig, bell: Arc<Bell>) -> io::Result<ArenaRef> {
+    pub(super) fn open(config: &PoolConfig, waker: Arc<AtomicWaker>) -> io::Result<ArenaRef> {
         let bytes = config.bytes;
         let blocks = Blocks::new(config.kind, bytes);
         let reserved = match config.huge_pages {
@@ -251,7 +251,7 @@ impl ArenaRef {
             id: ArenaId::next(),
             map,
             registered: std::sync::atomic::AtomicU32::new(UNREGISTERED),
-            returns: Returns::with_bell(blocks.units(), bell),
+            returns: Returns::with_waker(blocks.units(), waker),
             unit_log2: blocks.unit_log2(),
             zeroes: config.zero_on_recycle,
             reserved_huge,

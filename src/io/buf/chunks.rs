@@ -28,7 +28,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::arena::ArenaRef;
-use super::bell::Bell;
+use super::atomic_waker::AtomicWaker;
 use super::meter::Meter;
 use super::pool::{PoolConfig, PoolKind};
 use super::waiting::{AllocAsync, Queue};
@@ -70,7 +70,7 @@ pub(super) struct Core {
     /// Looks in a row at which a spare was idle.
     spare_looks: Cell<u32>,
     pub(super) queue: Queue,
-    pub(super) bell: Arc<Bell>,
+    pub(super) waker: Arc<AtomicWaker>,
     /// Of what came from the heap.
     meter: Arc<Meter>,
     hits: Cell<u64>,
@@ -85,8 +85,8 @@ impl Pool {
     /// Maps the first chunk, for the running thread.
     pub(crate) fn new(config: &PoolConfig) -> io::Result<Pool> {
         config.check()?;
-        let bell = Arc::new(Bell::new());
-        let first = ArenaRef::open(config, Arc::clone(&bell))?;
+        let waker = Arc::new(AtomicWaker::new());
+        let first = ArenaRef::open(config, Arc::clone(&waker))?;
         let core = Core {
             config: config.clone(),
             chunks: RefCell::new(vec![first]),
@@ -96,8 +96,8 @@ impl Pool {
             changed: Cell::new(false),
             spare_looks: Cell::new(0),
             queue: Queue::default(),
-            meter: Arc::new(Meter::new(Arc::clone(&bell), config.zero_on_recycle)),
-            bell,
+            meter: Arc::new(Meter::new(Arc::clone(&waker), config.zero_on_recycle)),
+            waker,
             hits: Cell::new(0),
             misses: Cell::new(0),
             returned_remotely: Cell::new(0),
@@ -286,7 +286,7 @@ impl Core {
         }
     }
 
-    /// Says that somebody waits for `size` bytes: whatever comes back next rings the bell. Returns whether something has
+    /// Says that somebody waits for `size` bytes: whatever comes back next wakes them. Returns whether something has
     /// come back already.
     #[must_use = "what has come back should be taken"]
     pub(super) fn announce(&self, size: usize) -> bool {
@@ -311,7 +311,7 @@ impl Core {
         if chunks.len() >= self.config.chunks_max {
             return false;
         }
-        let Ok(chunk) = ArenaRef::open(&self.config, Arc::clone(&self.bell)) else { return false };
+        let Ok(chunk) = ArenaRef::open(&self.config, Arc::clone(&self.waker)) else { return false };
         if let Some(changes) = &mut *self.changes.borrow_mut() {
             changes.push(ChunkChange::Came(chunk.hold()));
             self.changed.set(true);

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::bell::Bell;
+use super::atomic_waker::AtomicWaker;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::mutant;
@@ -16,14 +16,14 @@ const AWAITED: usize = 1 << (usize::BITS - 1);
 /// See the module's prose.
 pub(super) struct Meter {
     out: AtomicUsize,
-    bell: Arc<Bell>,
+    waker: Arc<AtomicWaker>,
     /// Whether bytes are overwritten before they go back.
     zeroes: bool,
 }
 
 impl Meter {
-    pub(super) fn new(bell: Arc<Bell>, zeroes: bool) -> Meter {
-        Meter { out: AtomicUsize::new(0), bell, zeroes }
+    pub(super) fn new(waker: Arc<AtomicWaker>, zeroes: bool) -> Meter {
+        Meter { out: AtomicUsize::new(0), waker, zeroes }
     }
 
     /// Whether whoever gives bytes back overwrites them first.
@@ -51,22 +51,22 @@ impl Meter {
 
     /// Counts `bytes` as back, on any thread.
     pub(super) fn subtract(&self, bytes: usize) {
-        // Acquire pairs with the Release in `announce`: it brings the waker in the bell. Nothing else is published: the
+        // Acquire pairs with the Release in `announce`: it brings the waker that was set. Nothing else is published: the
         // bytes go to the allocator.
         let order =
             if mutant("meter: subtracting learns nothing") { Ordering::Relaxed } else { Ordering::Acquire };
         let before = self.out.fetch_sub(bytes, order);
-        if before & AWAITED != 0 && !mutant("meter: subtracting rings nobody") {
-            // Whoever sees the mark twice rings twice. Acquire, as above: the mark that this takes away may be a newer one.
+        if before & AWAITED != 0 && !mutant("meter: subtracting wakes nobody") {
+            // Whoever sees the mark twice wakes twice. Acquire, as above: the mark that this takes away may be a newer one.
             self.out.fetch_and(!AWAITED, order);
-            self.bell.ring();
+            self.waker.wake();
         }
     }
 
     /// Says that the pool waits for room for `bytes`. Returns whether there is room already.
-    #[must_use = "room that is there already rings no bell"]
+    #[must_use = "room that is there already wakes nobody"]
     pub(super) fn announce(&self, bytes: usize, max: usize) -> bool {
-        // Release pairs with the Acquire in `subtract`: it publishes the waker in the bell.
+        // Release pairs with the Acquire in `subtract`: it publishes the waker that was set.
         let publish =
             if mutant("meter: announcing publishes nothing") { Ordering::Relaxed } else { Ordering::Release };
         let before = self.out.fetch_or(AWAITED, publish) & !AWAITED;
@@ -91,8 +91,8 @@ mod loom_tests {
 
     /// The pool waits until both are back, and changes its waker once, as a future does that moves to another task.
     fn give_back_while_the_pool_waits() {
-        let bell = Arc::new(Bell::new());
-        let meter = Arc::new(Meter::new(Arc::clone(&bell), false));
+        let set = Arc::new(AtomicWaker::new());
+        let meter = Arc::new(Meter::new(Arc::clone(&set), false));
         meter.add(2);
         for _ in 0..2 {
             let meter = Arc::clone(&meter);
@@ -103,7 +103,7 @@ mod loom_tests {
                 if meter.has_room(2, 2) {
                     return Poll::Ready(());
                 }
-                bell.set(waker);
+                set.set(waker);
                 if !meter.announce(2, 2) {
                     return Poll::Pending;
                 }
@@ -128,7 +128,7 @@ mod loom_tests {
 
     #[test]
     fn loom_catches_each_mutant_of_the_meter() {
-        model::catches("meter: subtracting rings nobody", give_back_while_the_pool_waits);
+        model::catches("meter: subtracting wakes nobody", give_back_while_the_pool_waits);
         model::catches("meter: subtracting learns nothing", give_back_while_the_pool_waits);
         model::catches("meter: announcing publishes nothing", give_back_while_the_pool_waits);
     }

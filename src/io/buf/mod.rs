@@ -24,12 +24,12 @@
 //!
 //! In reading order: `io_buf` (the traits), `slice`, `vectored`; `fixed` (the buffer), `shared`, `pool` (who makes it), `chunks` (how
 //! a pool grows and shrinks), `waiting` (how one waits for it); `arena` (memory and its life), `blocks`, `buddy` and `slabs` (which of it
-//! is free), `ring` (the part that the kernel picks from), `returns` (how blocks come home from other threads), `bell` (who
-//! is told), `meter` (what came from the heap), `owned` (how one thread keeps books in a shared place), `poison` (what a sanitizer
+//! is free), `ring` (the part that the kernel picks from), `returns` (how blocks come home from other threads), `atomic_waker`
+//! (who is told), `meter` (what came from the heap), `owned` (how one thread keeps books in a shared place), `poison` (what a sanitizer
 //! is told).
 
 mod arena;
-mod bell;
+mod atomic_waker;
 mod blocks;
 mod buddy;
 mod chunks;

@@ -12,7 +12,7 @@
 //!
 //! **While the owner waits** for a block (`waiting`), it says so in the same word: [`Returns::announce`] sets [`AWAITED`] in
 //! `head`, unless something hangs there already. The push that finds the mark replaces it, so that it is answered once, and
-//! rings the [`Bell`]. Since mark and list are one word there is no moment at which a push sees no mark while the owner
+//! wakes the owner's [`AtomicWaker`]. Since mark and list are one word there is no moment at which a push sees no mark while the owner
 //! sees no push.
 //!
 //! **When the owner goes.** It knows how many blocks are out, in a plain count.
@@ -33,7 +33,7 @@
 
 use std::fmt;
 
-use super::bell::Bell;
+use super::atomic_waker::AtomicWaker;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicIsize, AtomicU32, Ordering};
 use crate::sync::mutant;
@@ -63,24 +63,24 @@ pub(super) struct Returns {
     orphans: AtomicIsize,
     /// For each block on the list, the block below it (or [`EMPTY`]).
     links: Box<[AtomicU32]>,
-    /// What is rung when the owner waits.
-    bell: Arc<Bell>,
+    /// What is woken when the owner waits.
+    waker: Arc<AtomicWaker>,
 }
 
 impl Returns {
     /// For blocks numbered from 0 to `blocks - 1`, and an owner that never waits.
     pub(super) fn new(blocks: u32) -> Returns {
-        Returns::with_bell(blocks, Arc::new(Bell::new()))
+        Returns::with_waker(blocks, Arc::new(AtomicWaker::new()))
     }
 
-    /// The same, and an owner that hears `bell`.
-    pub(super) fn with_bell(blocks: u32, bell: Arc<Bell>) -> Returns {
+    /// The same, and an owner that waits with `waker`.
+    pub(super) fn with_waker(blocks: u32, waker: Arc<AtomicWaker>) -> Returns {
         assert!(blocks < CLOSED, "the highest numbers mean EMPTY and CLOSED");
         Returns {
             head: AtomicU32::new(EMPTY),
             orphans: AtomicIsize::new(0),
             links: (0..blocks).map(|_| AtomicU32::new(EMPTY)).collect(),
-            bell,
+            waker,
         }
     }
 
@@ -95,25 +95,26 @@ impl Returns {
     pub(super) unsafe fn push(this: *const Returns, block: u32) -> Release {
         // SAFETY: `block` is out, so the home is alive until the compare-and-swap below succeeds (then the owner may
         // count it and free the home), and none of the references is used after that.
-        let (head, link, bell) = unsafe { (&(*this).head, &(&(*this).links)[block as usize], &(*this).bell) };
+        let (head, link, waker) =
+            unsafe { (&(*this).head, &(&(*this).links)[block as usize], &(*this).waker) };
         // Relaxed: a list is only passed on, not looked into; and CLOSED leads to `leave`, which orders for itself.
         let mut seen = head.load(Ordering::Relaxed);
         while seen != CLOSED {
-            // What is rung afterwards must be had before: the home may be gone by then.
+            // What is woken afterwards must be had before: the home may be gone by then.
             let awaited =
-                (seen & AWAITED != 0 && !mutant("returns: push rings nobody")).then(|| Arc::clone(bell));
+                (seen & AWAITED != 0 && !mutant("returns: push wakes nobody")).then(|| Arc::clone(waker));
             link.store(seen & !AWAITED, Ordering::Relaxed);
             // Release pairs with the Acquire swap in `take` and `close`: it publishes the link and every use of the
             // block's bytes up to now, so that its next user comes after. Later pushes are read-modify-writes of the
             // same word and thus continue this release, for the blocks further down the list. Acquire pairs with the
-            // Release in `announce`: whoever answers the mark finds the waker in the bell.
+            // Release in `announce`: whoever answers the mark finds the waker that was set.
             let publish =
                 if mutant("returns: push publishes nothing") { Ordering::Acquire } else { Ordering::AcqRel };
             let publish = if mutant("returns: push learns nothing") { Ordering::Release } else { publish };
             match head.compare_exchange_weak(seen, block, publish, Ordering::Relaxed) {
                 Ok(_) => {
-                    if let Some(bell) = awaited {
-                        bell.ring();
+                    if let Some(waker) = awaited {
+                        waker.wake();
                     }
                     return Release::Held;
                 }
@@ -154,18 +155,18 @@ impl Returns {
         self.walk(self.head.swap(EMPTY, order), each)
     }
 
-    /// Says that the owner waits: the next push rings the bell, which has been set. Returns whether something hangs on the
+    /// Says that the owner waits: the next push wakes the waker, which has been set. Returns whether something hangs on the
     /// list already; then nothing is said, and the owner should take it.
     #[must_use = "what hangs there rings no more"]
     pub(super) fn announce(&self) -> bool {
-        // Release pairs with the Acquire of the push that answers: it publishes the waker in the bell. A failed exchange
+        // Release pairs with the Acquire of the push that answers: it publishes the waker that was set. A failed exchange
         // publishes nothing and needs nothing: `take` acquires.
         let publish =
             if mutant("returns: announce publishes nothing") { Ordering::Relaxed } else { Ordering::Release };
         let waits = EMPTY | AWAITED;
         match self.head.compare_exchange(EMPTY, waits, publish, Ordering::Relaxed) {
             // Said before and not answered. The waker may be another one now, so it is published again; a push that is
-            // faster answers with either, and `Bell::set` knows.
+            // faster answers with either, and `AtomicWaker::set` knows.
             Err(seen) if seen == waits => {
                 self.head.compare_exchange(waits, waits, publish, Ordering::Relaxed).is_err()
             }
@@ -173,16 +174,16 @@ impl Returns {
         }
     }
 
-    /// On the owner's thread, when a block came back there: takes the mark away, and returns the bell if there was one.
+    /// On the owner's thread, when a block came back there: takes the mark away, and returns the waker if there was one.
     #[inline]
-    pub(super) fn answer_at_home(&self) -> Option<Arc<Bell>> {
-        // Relaxed, here and below: only this thread sets the mark, and the bell orders for itself.
+    pub(super) fn answer_at_home(&self) -> Option<Arc<AtomicWaker>> {
+        // Relaxed, here and below: only this thread sets the mark, and the waker orders for itself.
         let waits = EMPTY | AWAITED;
         if self.head.load(Ordering::Relaxed) != waits {
             return None;
         }
         let took = self.head.compare_exchange(waits, EMPTY, Ordering::Relaxed, Ordering::Relaxed);
-        took.is_ok().then(|| Arc::clone(&self.bell))
+        took.is_ok().then(|| Arc::clone(&self.waker))
     }
 
     /// The owner's first step out: from now on nothing is put on the list. Takes what hung there, as
@@ -298,7 +299,7 @@ mod loom_tests {
 
     struct Home {
         returns: Returns,
-        bell: Arc<Bell>,
+        waker: Arc<AtomicWaker>,
         /// Stands for the blocks' bytes: loom fails on any access that is not ordered with the others.
         bytes: [UnsafeCell<u32>; 2],
         lasts: AtomicUsize,
@@ -333,10 +334,10 @@ mod loom_tests {
 
     /// A home with both blocks lent, each to a thread of its own, and the threads.
     fn lent() -> (Arc<Home>, Vec<loom::thread::JoinHandle<()>>) {
-        let bell = Arc::new(Bell::new());
+        let waker = Arc::new(AtomicWaker::new());
         let home = Arc::new(Home {
-            returns: Returns::with_bell(2, Arc::clone(&bell)),
-            bell,
+            returns: Returns::with_waker(2, Arc::clone(&waker)),
+            waker,
             bytes: [UnsafeCell::new(0), UnsafeCell::new(0)],
             lasts: AtomicUsize::new(0),
         });
@@ -388,7 +389,7 @@ mod loom_tests {
                 if out == 0 {
                     return Poll::Ready(());
                 }
-                home.bell.set(waker);
+                home.waker.set(waker);
                 if !home.returns.announce() {
                     return Poll::Pending;
                 }
@@ -419,13 +420,13 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_catches_each_mutant_of_the_bell() {
-        model::catches("returns: push rings nobody", give_back_while_the_owner_waits);
+    fn loom_catches_each_mutant_of_the_waker() {
+        model::catches("returns: push wakes nobody", give_back_while_the_owner_waits);
         model::catches("returns: push learns nothing", give_back_while_the_owner_waits);
         model::catches("returns: announce publishes nothing", give_back_while_the_owner_waits);
-        model::catches("bell: a setter that is late says nothing", give_back_while_the_owner_waits);
-        model::catches("bell: ring learns nothing", give_back_while_the_owner_waits);
-        model::catches("bell: ring publishes nothing", give_back_while_the_owner_waits);
+        model::catches("atomic waker: a setter that is late says nothing", give_back_while_the_owner_waits);
+        model::catches("atomic waker: wake learns nothing", give_back_while_the_owner_waits);
+        model::catches("atomic waker: wake publishes nothing", give_back_while_the_owner_waits);
     }
 
     #[test]

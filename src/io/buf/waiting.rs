@@ -8,10 +8,10 @@
 //!       └── nobody waits and the pool has room ──▶ a buffer
 //! ```
 //!
-//! The first puts its waker into the pool's bell, then says in each list of returned blocks that it waits, and then looks
-//! whether something has come back meanwhile. Whatever comes back after that, on whichever thread, rings. So no return goes
-//! unnoticed: it hangs on the list before the mark (and the look finds it), or it finds the mark. A bell that is rung for too
-//! little wakes the first, who looks, and waits again.
+//! The first sets the pool's waker to its own, then says in each list of returned blocks that it waits, and then looks
+//! whether something has come back meanwhile. Whatever comes back after that, on whichever thread, wakes it. So no return goes
+//! unnoticed: it hangs on the list before the mark (and the look finds it), or it finds the mark. Woken for too little,
+//! the first looks, and waits again.
 //!
 //! Nobody overtakes: while anyone is queued, the pool gives to nobody else (`alloc` then takes the heap). Hence a waiter for
 //! a large block is served as soon as what was lent when it became the first has come back, however many smaller
@@ -109,7 +109,7 @@ impl AllocAsync {
             if let Some(buf) = self.core.take(self.size) {
                 return Some(buf);
             }
-            self.core.bell.set(waker);
+            self.core.waker.set(waker);
             if !self.core.announce(self.size) {
                 return None;
             }
@@ -120,8 +120,8 @@ impl AllocAsync {
     fn leave(&mut self) {
         let Some(place) = self.place.take() else { return };
         if self.core.queue.is_first(place) {
-            // The waker in the bell is this one's; only the first puts any there.
-            self.core.bell.unset();
+            // The waker that is set is this one's; only the first sets any.
+            self.core.waker.clear();
         }
         self.core.queue.leave(place);
     }

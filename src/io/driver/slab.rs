@@ -39,9 +39,9 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = 320;
 /// Slots per page: 64 heads and payloads come to about 32 KiB, so a quiet worker has one page and a busy one few.
 const SLOTS_PER_PAGE: u32 = 64;
 
-/// The uninitialised room of one payload.
+/// Where the payload of one slot lies.
 #[repr(C, align(16))]
-struct Payload(UnsafeCell<MaybeUninit<[u8; PAYLOAD_BYTES_MAX]>>);
+struct Storage(UnsafeCell<MaybeUninit<[u8; PAYLOAD_BYTES_MAX]>>);
 
 /// What the slab must know of a payload's type.
 #[derive(Debug)]
@@ -53,9 +53,9 @@ pub(crate) struct PayloadType {
     /// Finishes an abandoned operation whose terminal completion is in its slot.
     release: fn(&DriverHandle, Token),
     /// Has the operation let go of what the kernel needs no more between two answers.
-    let_go: unsafe fn(*mut Payload),
+    let_go: unsafe fn(*mut Storage),
     /// Drops the payload where it lies.
-    drop: unsafe fn(*mut Payload),
+    drop: unsafe fn(*mut Storage),
 }
 
 impl PayloadType {
@@ -78,7 +78,7 @@ pub(crate) trait LetGo {
 /// # Safety
 ///
 /// As [`drop_payload`], but for this: the kernel may still use the memory that the payload points to.
-unsafe fn let_go<P: LetGo>(room: *mut Payload) {
+unsafe fn let_go<P: LetGo>(room: *mut Storage) {
     // SAFETY: the caller vouches for a live `P`, or a box of one; the kernel has no business in the payload itself any more.
     let payload =
         unsafe { if is_inline::<P>() { &mut *room.cast::<P>() } else { &mut **room.cast::<Box<P>>() } };
@@ -88,7 +88,7 @@ unsafe fn let_go<P: LetGo>(room: *mut Payload) {
 /// # Safety
 ///
 /// `room` holds a `P` that [`StableSlab::insert`] wrote there and nobody has taken out; the kernel is done with it.
-unsafe fn drop_payload<P>(room: *mut Payload) {
+unsafe fn drop_payload<P>(room: *mut Storage) {
     if is_inline::<P>() {
         // SAFETY: the caller vouches for a live `P` at this address, which `insert` aligned.
         unsafe { room.cast::<P>().drop_in_place() }
@@ -100,7 +100,7 @@ unsafe fn drop_payload<P>(room: *mut Payload) {
 
 /// Whether a `P` lives in the slot itself.
 pub(crate) const fn is_inline<P>() -> bool {
-    size_of::<P>() <= PAYLOAD_BYTES_MAX && align_of::<P>() <= align_of::<Payload>()
+    size_of::<P>() <= PAYLOAD_BYTES_MAX && align_of::<P>() <= align_of::<Storage>()
 }
 
 /// Where an operation stands. The slot of one that is `Answered` or `Done` owns what the kernel gave.
@@ -202,7 +202,7 @@ pub(crate) enum Abandon {
 /// The slots of one driver.
 pub(crate) struct StableSlab {
     heads: Vec<Head>,
-    pages: ManuallyDrop<Vec<Box<[Payload]>>>,
+    pages: ManuallyDrop<Vec<Box<[Storage]>>>,
     free_head: u32,
     slots_max: u32,
     in_flight: usize,
@@ -591,9 +591,9 @@ impl StableSlab {
         live(&mut self.heads, token)
     }
 
-    /// The room of a slot, at the alignment of a [`Payload`].
+    /// The room of a slot, at the alignment of a [`Storage`].
     #[inline]
-    fn room(&self, index: u32) -> *mut Payload {
+    fn room(&self, index: u32) -> *mut Storage {
         let page = &self.pages[(index / SLOTS_PER_PAGE) as usize];
         page[(index % SLOTS_PER_PAGE) as usize].0.get().cast()
     }
@@ -606,7 +606,7 @@ impl StableSlab {
         if count == 0 {
             return false;
         }
-        let page = (0..SLOTS_PER_PAGE).map(|_| Payload(UnsafeCell::new(MaybeUninit::uninit())));
+        let page = (0..SLOTS_PER_PAGE).map(|_| Storage(UnsafeCell::new(MaybeUninit::uninit())));
         self.pages.push(page.collect());
         for index in first..first + count {
             let next = if index + 1 == first + count { NO_SLOT } else { index + 1 };

@@ -1,7 +1,7 @@
 //! The completion port, and how any thread wakes the driver that waits at it.
 //!
-//! A wake is a packet of its own. Of the wakes that come before the driver has taken that packet one is sent: whoever rings
-//! a bell that is rung already knows that the driver will not sleep before it has taken the packet, and that it looks at
+//! A wake is a packet of its own. Of the wakes that come before the driver has taken that packet one is sent: whoever wakes
+//! a port that is woken already knows that the driver will not sleep before it has taken the packet, and that it looks at
 //! what was published before after that. The port is counted, not borrowed: whoever holds an [`Unparker`], or has a job on a
 //! thread of the pool, can post after the driver has ended, and the handle cannot have become somebody else's meanwhile.
 #![expect(unsafe_code, reason = "makes the port, and posts to it")]
@@ -25,7 +25,11 @@ pub(super) const WAKE: usize = 2;
 
 /// A completion port, owned: the last one to hold it closes it.
 #[derive(Debug)]
-pub(super) struct Port(OwnedHandle);
+pub(super) struct Port {
+    handle: OwnedHandle,
+    /// Whether a waking packet is at the port, or about to be.
+    woken: AtomicBool,
+}
 
 impl Port {
     /// A port that one thread waits at.
@@ -36,12 +40,13 @@ impl Port {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: it was made just now, and nobody else knows it.
-        Ok(Port(unsafe { OwnedHandle::from_raw_handle(port) }))
+        let handle = unsafe { OwnedHandle::from_raw_handle(port) };
+        Ok(Port { handle, woken: AtomicBool::new(false) })
     }
 
     /// The port as calls name it, while `self` lives.
     pub(super) fn handle(&self) -> HANDLE {
-        self.0.as_raw_handle()
+        self.handle.as_raw_handle()
     }
 
     /// Sends a packet. The kernel does not look at what `overlapped` points to.
@@ -55,39 +60,32 @@ impl Port {
 /// Wakes one driver. Cheap to clone, usable from any thread, also after the driver's end.
 #[derive(Clone, Debug)]
 pub(crate) struct Unparker {
-    bell: Arc<Bell>,
-}
-
-#[derive(Debug)]
-struct Bell {
     port: Arc<Port>,
-    /// Whether a waking packet is at the port, or about to be.
-    rung: AtomicBool,
 }
 
 impl Unparker {
     pub(super) fn new(port: Arc<Port>) -> Unparker {
-        Unparker { bell: Arc::new(Bell { port, rung: AtomicBool::new(false) }) }
+        Unparker { port }
     }
 
     /// Wakes the driver, or keeps it from sleeping the next time.
     pub(crate) fn unpark(&self) {
         // Release, for the `swap` in `answer`: what this thread published before is seen by the driver after it, whether
         // the packet is ours or somebody's who came earlier. Acquire, so that nothing of ours moves before the look.
-        if self.bell.rung.swap(true, Ordering::AcqRel) {
+        if self.port.woken.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Err(error) = self.bell.port.post(WAKE, ptr::null_mut()) {
-            // The kernel has no memory for a packet. The next one who rings tries again.
-            self.bell.rung.store(false, Ordering::Release);
+        if let Err(error) = self.port.post(WAKE, ptr::null_mut()) {
+            // The kernel has no memory for a packet. The next one who wakes tries again.
+            self.port.woken.store(false, Ordering::Release);
             debug_assert!(false, "posting to an open port failed: {error}");
         }
     }
 
     /// Notes that the driver has taken the packet, before it looks at what was published.
     pub(super) fn answer(&self) {
-        // Acquire: pairs with the `swap` of every `unpark` that found or left the bell rung until now.
-        self.bell.rung.swap(false, Ordering::AcqRel);
+        // Acquire: pairs with the `swap` of every `unpark` that found or left the port woken until now.
+        self.port.woken.swap(false, Ordering::AcqRel);
     }
 }
 
