@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "registers a handler that the system calls")]
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -147,7 +148,13 @@ fn come(event: ConsoleEvent) -> bool {
     asked.count += 1;
     let wakers = std::mem::take(&mut asked.wakers);
     drop(asked);
-    wakers.into_iter().for_each(|(_, waker)| waker.wake());
+    for (_, waker) in wakers {
+        // A waker is the program's, and nothing may unwind into the system, which calls from here. What a panic of it carried is
+        // forgotten: to drop that is the program's code again.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            std::mem::forget(payload);
+        }
+    }
     true
 }
 
@@ -166,6 +173,26 @@ mod tests {
         fn wake(self: Arc<Count>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Panics>) {
+            panic!("a waker of the program's");
+        }
+    }
+
+    // The process would end where it was asked to stop in order; and whoever comes after in the list would not hear of it.
+    #[test]
+    fn a_waker_that_panics_keeps_the_event_from_nobody() {
+        let mut first = Events::new(ConsoleEvent::Interrupt).expect("there is a console, or none");
+        let mut second = Events::new(ConsoleEvent::Interrupt).expect("as before");
+        assert!(first.poll(&Context::from_waker(&Waker::from(Arc::new(Panics)))).is_pending());
+        let wakes = Arc::new(Count::default());
+        assert!(second.poll(&Context::from_waker(&Waker::from(Arc::clone(&wakes)))).is_pending());
+        assert!(come(ConsoleEvent::Interrupt));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
     }
 
     // One who waits and is not woken sleeps for ever; one who has gone and is woken all the same keeps what it held.
