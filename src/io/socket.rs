@@ -46,7 +46,7 @@ use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 
-use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Slice};
+use super::buf::{BufResult, FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Rest, Slice};
 use super::driver::{Descriptor, DriverConfig, DriverHandle, InFlight, Multishot, Op, SharedDescriptor};
 use super::op::{self, copy_of, net};
 use super::stash::{Reader, Stash, is_cancelled, is_dry};
@@ -550,6 +550,7 @@ impl<B: IoBufMut> Unpin for Read<B> {}
 impl<B: IoBufMut> Unpin for ReadExact<B> {}
 impl<V: IoBufMutVec> Unpin for ReadVectored<V> {}
 impl<B: IoBuf> Unpin for WriteAll<B> {}
+impl<V: IoBufVec> Unpin for WriteAllVectored<V> {}
 
 impl<B: IoBufMut> Read<B> {
     pub(crate) fn new(socket: &Rc<Socket>, buf: B) -> Read<B> {
@@ -828,7 +829,7 @@ pub struct WriteVectored<V: IoBufVec> {
 
 impl<V: IoBufVec> WriteVectored<V> {
     pub(crate) fn new(socket: &Socket, bufs: V) -> WriteVectored<V> {
-        let send = net::SendVectored { fd: Rc::clone(&socket.fd), bufs, to: None };
+        let send = net::SendVectored { fd: Rc::clone(&socket.fd), bufs, flags: 0, to: None };
         WriteVectored { send: Op::new(send, &socket.driver), _end: None }
     }
 
@@ -921,6 +922,77 @@ impl<B: IoBuf> Future for WriteAll<B> {
                     this.step = Writing::Start(buf);
                 }
                 Err(error) => return Poll::Ready((Err(error), buf)),
+            }
+        }
+    }
+}
+
+/// The future of `write_all_vectored`: sends all of several buffers, in order.
+///
+/// Yields the buffers whatever happens. If it is dropped or fails, some of them may have been sent.
+#[must_use = "nothing is written until it is awaited"]
+#[derive(Debug)]
+pub struct WriteAllVectored<V: IoBufVec> {
+    socket: Rc<Socket>,
+    step: WritingMany<V>,
+    _end: Option<Rc<WritingEnd>>,
+}
+
+/// How far a [`WriteAllVectored`] has come.
+#[derive(Debug)]
+enum WritingMany<V: IoBufVec> {
+    Start(Rest<V>),
+    InFlight(InFlight<net::SendVectored<Rest<V>>>),
+    Finished,
+}
+
+impl<V: IoBufVec> WriteAllVectored<V> {
+    pub(crate) fn new(socket: &Rc<Socket>, bufs: V) -> WriteAllVectored<V> {
+        let step = WritingMany::Start(Rest { bufs, written: 0 });
+        WriteAllVectored { socket: Rc::clone(socket), step, _end: None }
+    }
+
+    /// The same, which keeps the direction open until it is gone.
+    pub(crate) fn before(self, end: Option<&Rc<WritingEnd>>) -> WriteAllVectored<V> {
+        WriteAllVectored { _end: end.cloned(), ..self }
+    }
+}
+
+impl<V: IoBufVec> Future for WriteAllVectored<V> {
+    type Output = BufResult<(), V>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            let (result, mut rest) = if let WritingMany::InFlight(send) = &mut this.step {
+                let answer = ready!(send.poll(cx));
+                this.step = WritingMany::Finished;
+                answer
+            } else {
+                let WritingMany::Start(rest) = mem::replace(&mut this.step, WritingMany::Finished) else {
+                    panic!("{POLLED_AFTER_READY}")
+                };
+                if rest.io_count() == 0 {
+                    return Poll::Ready((Ok(()), rest.bufs));
+                }
+                // As in `WriteAll`: there is a second round for more than 1024 buffers.
+                let fd = Rc::clone(&this.socket.fd);
+                let send = net::SendVectored { fd, bufs: rest, flags: message::WAIT_ALL, to: None };
+                match InFlight::submit(send, &this.socket.driver, cx) {
+                    Ok(send) => {
+                        this.step = WritingMany::InFlight(send);
+                        return Poll::Pending;
+                    }
+                    Err(answer) => answer,
+                }
+            };
+            match result {
+                Ok(0) => return Poll::Ready((Err(io::ErrorKind::WriteZero.into()), rest.bufs)),
+                Ok(sent) => {
+                    rest.written += sent;
+                    this.step = WritingMany::Start(rest);
+                }
+                Err(error) => return Poll::Ready((Err(error), rest.bufs)),
             }
         }
     }

@@ -64,7 +64,9 @@ pub use tcp_listener::{Accept, AcceptorBusy, Incoming, TcpListener, TcpListenerB
 pub use tcp_stream::{IntoStdError, TcpKeepalive, TcpStream};
 pub use udp::{RecvFrom, UdpSocket, UdpSocketBuilder};
 
-pub use crate::io::socket::{Read, ReadExact, ReadVectored, Recv, Write, WriteAll, WriteVectored};
+pub use crate::io::socket::{
+    Read, ReadExact, ReadVectored, Recv, Write, WriteAll, WriteAllVectored, WriteVectored,
+};
 pub use crate::io::stash::ReaderBusy;
 
 /// std's half-close directions, as [`TcpStream::shutdown`] takes them.

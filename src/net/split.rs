@@ -9,7 +9,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::{Read, ReadExact, ReadVectored, Recv, Shutdown, TcpStream, Write, WriteAll, WriteVectored};
+use super::{
+    Read, ReadExact, ReadVectored, Recv, Shutdown, TcpStream, Write, WriteAll, WriteAllVectored,
+    WriteVectored,
+};
 use crate::io::buf::{IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::socket::WritingEnd;
 
@@ -171,6 +174,11 @@ macro_rules! writes {
             /// As [`TcpStream::write_vectored`].
             pub fn write_vectored<V: IoBufVec>(&self, bufs: V) -> WriteVectored<V> {
                 self.stream.write_vectored(bufs).before(self.end())
+            }
+
+            /// As [`TcpStream::write_all_vectored`].
+            pub fn write_all_vectored<V: IoBufVec>(&self, bufs: V) -> WriteAllVectored<V> {
+                self.stream.write_all_vectored(bufs).before(self.end())
             }
 
             /// Ends the writing direction.

@@ -16,8 +16,8 @@ use socket2::{Domain, Protocol, Type};
 use super::addr::resolve;
 use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use super::{
-    Read, ReadExact, ReadVectored, Recv, Shutdown, ToSocketAddrs, Write, WriteAll, WriteVectored, internet,
-    options,
+    Read, ReadExact, ReadVectored, Recv, Shutdown, ToSocketAddrs, Write, WriteAll, WriteAllVectored,
+    WriteVectored, internet, options,
 };
 use crate::io::buf::{IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
 use crate::io::driver::{Descriptor, DriverHandle, Op, SharedDescriptor};
@@ -409,6 +409,31 @@ impl TcpStream {
     /// As [`write`](Self::write).
     pub fn write_vectored<V: IoBufVec>(&self, bufs: V) -> WriteVectored<V> {
         WriteVectored::new(&self.socket, bufs)
+    }
+
+    /// Sends all of several buffers, in order: a list, an array, or a tuple of buffers of different types.
+    ///
+    /// ```
+    /// # use veloq::net::{TcpListener, TcpStream};
+    /// # #[veloq::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// # let (stream, _) = listener.accept().await?;
+    /// let body = vec![b'x'; 10_000];
+    /// let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    /// let (written, (_head, body)) = stream.write_all_vectored((head, body)).await;
+    /// written?;
+    /// # assert_eq!(body.len(), 10_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); a part may have been sent.
+    pub fn write_all_vectored<V: IoBufVec>(&self, bufs: V) -> WriteAllVectored<V> {
+        WriteAllVectored::new(&self.socket, bufs)
     }
 
     /// The descriptor of the process, for calls that Veloq does not have. It stays the stream's.

@@ -757,6 +757,41 @@ fn a_large_vectored_write_sends_what_it_says() {
     });
 }
 
+// The kernel takes 1024 parts in one call, and perhaps not all of those: where one call ends and the next begins, a byte would be
+// missing or come twice.
+#[test]
+fn all_of_several_buffers_are_sent_however_many_calls_that_takes() {
+    run(async {
+        let (one, peer) = with_peer(|peer| {
+            let mut got = Vec::new();
+            // What is sent again and again comes to an end, too.
+            peer.take(8 << 20).read_to_end(&mut got).map(|_| got)
+        })
+        .await;
+        let parts = |count, len| -> Vec<Vec<u8>> {
+            // Every second is empty, and so are more in a row than fit one call.
+            (0u64..count).map(|n| pattern(if n % 2 == 0 && n > 1100 { len } else { 0 }, n)).collect()
+        };
+        let mut sent = Vec::new();
+        for bufs in [parts(5000, 1000), parts(5000, 3), parts(2, 0), Vec::new()] {
+            sent.extend(bufs.concat());
+            let (written, after) = one.write_all_vectored(bufs.clone()).await;
+            written.expect("the peer reads");
+            assert!(after == bufs, "the buffers come back as they were");
+        }
+        let (written, _) = one.write_all_vectored(("head", vec![b'x'; 3 << 20])).await;
+        written.expect("the peer reads");
+        sent.extend_from_slice(b"head");
+        sent.resize(sent.len() + (3 << 20), b'x');
+        one.shutdown(Shutdown::Write).await.expect("it is connected");
+        let got = peer.join().expect("the peer ran").expect("the stream ended well");
+        assert!(got == sent, "the bytes are not those of the buffers, in order");
+        let (refused, bufs) = one.write_all_vectored(["a", "b"]).await;
+        refused.expect_err("this direction has ended");
+        assert_eq!(bufs, ["a", "b"]);
+    });
+}
+
 // What waits with the socket when it is handed over would be missing from the stream.
 #[test]
 fn into_std_gives_what_was_received_and_refuses_while_others_hold_the_stream() {

@@ -61,6 +61,7 @@ pub use waiting::AllocAsync;
 pub(crate) use arena::ArenaRef;
 pub(crate) use chunks::{ChunkChange, Pool};
 pub(crate) use ring::RingBlocks;
+pub(crate) use vectored::Rest;
 
 /// What an operation came to, and the buffer that was lent to it, which comes back whatever happened.
 pub type BufResult<T, B> = (std::io::Result<T>, B);

@@ -137,6 +137,35 @@ tuple!(2: A 0, B 1);
 tuple!(3: A 0, B 1, C 2);
 tuple!(4: A 0, B 1, C 2, D 3);
 
+/// What is left of a list that is written in several calls: all but its first bytes, and no empty buffer. So a call that takes
+/// the first 1024 parts only has something to do as long as anything is left.
+#[derive(Debug)]
+pub(crate) struct Rest<V> {
+    pub(crate) bufs: V,
+    /// How many bytes are written already.
+    pub(crate) written: usize,
+}
+
+// SAFETY: the pairs are those of the list, which stay as they are, some left out and one begun later, in the buffer still:
+// `written` does not change while an operation has the rest.
+unsafe impl<V: IoBufVec> IoBufVec for Rest<V> {
+    fn io_count(&self) -> usize {
+        let mut count = 0;
+        self.io_each(|_, _| count += 1);
+        count
+    }
+    fn io_each(&self, mut each: impl FnMut(*const u8, usize)) {
+        let mut written = self.written;
+        self.bufs.io_each(|ptr, len| {
+            if written < len {
+                // SAFETY: so the sum is within the buffer.
+                each(unsafe { ptr.add(written) }, len - written);
+            }
+            written = written.saturating_sub(len);
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +207,19 @@ mod tests {
         assert_eq!(gathered(&("a", vec![b'b'])), b"ab");
         assert_eq!(gathered(&("a", vec![b'b'], b"c")), b"abc");
         assert_eq!(gathered(&("a", vec![b'b'], b"c", String::from("d"))), b"abcd");
+    }
+
+    // A byte that is sent twice or left out where one call ends and the next begins; and a call that is shown empty parts only
+    // would send nothing, for ever.
+    #[test]
+    fn the_rest_of_a_list_is_what_is_not_written_yet() {
+        let mut bufs = vec!["ab", "", "", "cde", "f", ""];
+        for written in 0..=6 {
+            let rest = Rest { bufs, written };
+            assert_eq!(gathered(&rest), b"abcdef"[written..]);
+            rest.io_each(|_, len| assert_ne!(len, 0));
+            bufs = rest.bufs;
+        }
     }
 
     // A short read must not leave old lengths behind in the buffers that it did not reach.

@@ -161,6 +161,8 @@ pub struct Send<B> {
 pub struct SendVectored<V> {
     pub(crate) fd: SharedDescriptor,
     pub(crate) bufs: V,
+    /// `sendmsg(2)` flags.
+    pub(crate) flags: i32,
     /// To whom, for a socket that is not connected; boxed, so that the usual case stays small.
     pub(crate) to: Option<Box<socket2::SockAddr>>,
 }

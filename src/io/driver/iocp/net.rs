@@ -9,7 +9,7 @@ use socket2::{SockAddr, SockRef};
 use windows_sys::Win32::Networking::WinSock::{SOCKADDR, SOCKADDR_INET, WSABUF, WSAMSG};
 
 use super::{Block, Call, IocpDriver, Parts, Request, Step, Target, check_direct, owned};
-use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Rest};
 use crate::io::driver::{Completion, Descriptor, PlatformOp, Yields, fits_inline};
 use crate::io::op::net::{
     Accept, AcceptMany, Connect, Recv, RecvFrom, RecvMany, RecvVectored, Send, SendTo, SendVectored,
@@ -285,6 +285,7 @@ const _: () = {
     );
     assert!(fits_inline::<SendTo<FixedBuf>, IocpDriver>() && fits_inline::<SendTo<Vec<u8>>, IocpDriver>());
     assert!(fits_inline::<SendVectored<[FixedBuf; 2]>, IocpDriver>());
+    assert!(fits_inline::<SendVectored<Rest<[FixedBuf; 2]>>, IocpDriver>());
 };
 #[cfg(feature = "bytes")]
 const _: () = {

@@ -192,7 +192,7 @@ impl<F: FnMut(Holder)> Starting<'_, F> {
         let buf = || yard.buf(512);
         self.op(RecvFrom { fd: Rc::clone(&udp), buf: buf(), flags: 0, from: None, stash: None });
         self.op(SendTo { fd: Rc::clone(&udp), buf: buf(), to: to.into() });
-        self.op(SendVectored { fd: udp, bufs: vec![buf(), buf()], to: Some(Box::new(to.into())) });
+        self.op(SendVectored { fd: udp, bufs: vec![buf(), buf()], flags: 0, to: Some(Box::new(to.into())) });
     }
 
     /// Into pipes that are full; and by zero-copy into one that is not, whose reader does not read.
@@ -204,6 +204,7 @@ impl<F: FnMut(Holder)> Starting<'_, F> {
         self.op(SendVectored {
             fd: Rc::clone(&full),
             bufs: vec![self.yard.buf(512), self.yard.buf(512)],
+            flags: 0,
             to: None,
         });
         let (empty, empty_end) = tcp_pair();

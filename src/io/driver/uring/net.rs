@@ -17,7 +17,7 @@ use io_uring::{opcode, squeue};
 use socket2::SockAddr;
 
 use super::{UringDriver, on_target};
-use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec};
+use crate::io::buf::{FixedBuf, IoBuf, IoBufMut, IoBufMutVec, IoBufVec, Rest};
 use crate::io::driver::address::Address;
 use crate::io::driver::{Completion, PlatformOp, Yields, fits_inline};
 use crate::io::op::net::{
@@ -269,8 +269,9 @@ unsafe impl<V: IoBufVec> PlatformOp<UringDriver> for SendVectored<V> {
             message.set_destination(to);
         }
         let header = &raw const message.header;
+        let flags = self.flags | libc::MSG_NOSIGNAL;
         Ok(on_target!(driver.target(&self.fd)?, fd => {
-            opcode::SendMsg::new(fd, header).flags(libc::MSG_NOSIGNAL.cast_unsigned()).build()
+            opcode::SendMsg::new(fd, header).flags(flags.cast_unsigned()).build()
         }))
     }
 }
@@ -316,6 +317,7 @@ const _: () = {
     );
     assert!(fits_inline::<SendTo<FixedBuf>, UringDriver>() && fits_inline::<SendTo<Vec<u8>>, UringDriver>());
     assert!(fits_inline::<SendVectored<[FixedBuf; 2]>, UringDriver>());
+    assert!(fits_inline::<SendVectored<Rest<[FixedBuf; 2]>>, UringDriver>());
 };
 #[cfg(feature = "bytes")]
 const _: () = {
