@@ -26,6 +26,10 @@ use crate::runtime::timer::Timer;
 /// has a deadline of its own. To go on with a future after its time is over, lend it: `timeout(duration, &mut
 /// future)`.
 ///
+/// The first poll of an operation hands it over, and the answer comes between two polls. So an operation
+/// that is given no time, [`Duration::ZERO`], is dropped before it can be answered, though what it waits for
+/// may be there: that is no way to look whether it is.
+///
 /// # Errors
 ///
 /// [`Elapsed`] if the future was not ready in time. It converts into an [`io::Error`] of kind `TimedOut`.
