@@ -161,22 +161,23 @@ impl<T> JoinHandle<T> {
     /// The same on the owner's thread, where nothing of the task's happens at the same time: only what foreign code does that is called.
     fn wait_here(&mut self, waker: &Waker) -> Progress {
         // SAFETY: the owner touches the slot as it completes the task, on this thread; the handle is here.
-        let lent = self
+        let there = self
             .task
             .join_waker
-            .with(|slot| unsafe { (*slot).as_ref() }.is_some_and(|lent| lent.will_wake(waker)));
-        if lent {
-            return self.task.join.progress();
-        }
-        let waker = waker.clone();
-        let progress = self.task.join.progress();
-        if progress == Progress::Running {
+            .with(|slot| unsafe { (*slot).as_ref() }.is_some_and(|old| old.will_wake(waker)));
+        let mut old = None;
+        if !there {
+            let waker = waker.clone();
+            if self.task.join.progress() == Progress::Complete {
+                return Progress::Complete;
+            }
             // SAFETY: no foreign code has run since the look at the word, so the task is not complete, and the slot not the owner's.
-            let old = self.task.join_waker.with_mut(|slot| unsafe { (*slot).replace(waker) });
-            self.task.join.lend_waker_here();
-            drop(old);
+            old = self.task.join_waker.with_mut(|slot| unsafe { (*slot).replace(waker) });
         }
-        progress
+        // Also for a waker that was there: it may have been taken back to be replaced, by a clone that panicked.
+        self.task.join.lend_waker_here();
+        drop(old);
+        Progress::Running
     }
 }
 

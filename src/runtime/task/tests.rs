@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
-use std::panic::{Location, panic_any};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
 use super::{Executor, JoinError, JoinHandle, TaskRef};
-use crate::io::driver::waiter::Waiter;
+use crate::io::driver::waiter::{Waiter, waker_that_meddles};
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::spawner::Spawner;
 
@@ -68,6 +68,15 @@ struct DropsOn(Arc<std::sync::Mutex<Vec<thread::ThreadId>>>);
 impl Drop for DropsOn {
     fn drop(&mut self) {
         self.0.lock().expect("no test panics under the lock").push(thread::current().id());
+    }
+}
+
+/// A waker that counts how often it wakes.
+#[derive(Default)]
+struct Counts(AtomicUsize);
+impl Wake for Counts {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -573,14 +582,8 @@ fn an_operation_waits_as_the_task_without_a_waker() {
 #[test]
 fn a_join_waker_is_replaced_and_dropped_with_the_handle() {
     // A handle that moved to another task must wake that one; a dropped one must not keep its waker alive.
-    struct Counts(AtomicUsize);
-    impl Wake for Counts {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
     let (local, _) = worker();
-    let [first, second] = [(), ()].map(|()| Arc::new(Counts(AtomicUsize::new(0))));
+    let [first, second] = [(), ()].map(|()| Arc::new(Counts::default()));
     let poll = |handle: &mut JoinHandle<()>, counts: &Arc<Counts>| {
         let waker = Waker::from(Arc::clone(counts));
         Pin::new(handle).poll(&mut Context::from_waker(&waker)).is_ready()
@@ -595,6 +598,25 @@ fn a_join_waker_is_replaced_and_dropped_with_the_handle() {
     settle(&local);
     assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 1));
     assert!(poll(&mut moved, &first));
+}
+
+#[test]
+fn a_join_waker_whose_clone_panics_costs_the_one_before_it_nothing() {
+    // The slot is taken back before the clone, off the owner's thread; who waits next, there, must not take the waker in it for lent.
+    let wakes = Arc::new(Counts::default());
+    let first = Waker::from(Arc::clone(&wakes));
+    let panicking = waker_that_meddles(|| panic!("a clone of the program's"));
+    let (local, _) = worker();
+    let mut handle = spawn(&local, yield_once());
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&first)).is_pending());
+    let poll = || Pin::new(&mut handle).poll(&mut Context::from_waker(&panicking)).is_ready();
+    catch_unwind(AssertUnwindSafe(poll)).expect_err("the clone panics");
+    let entered = local.enter();
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&first)).is_pending());
+    drop(entered);
+    settle(&local);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "it was told of the end");
+    assert!(look(&mut handle).is_ready());
 }
 
 #[test]
