@@ -167,8 +167,11 @@ impl Header {
             header.span = tracing::Span::none();
         }
         // SAFETY: nobody else is left.
-        let has_waker = header.join_waker.with(|slot| unsafe { (*slot).is_some() });
-        debug_assert!(!has_waker, "who completed the task has taken the waker, or its handle has");
+        let left = header
+            .join_waker
+            .with_mut(|slot| unsafe { if (*slot).is_some() { (*slot).take() } else { None } });
+        // Foreign code, called last.
+        drop(left);
     }
 
     /// Makes a header that was [laid to rest](Header::rest) that of a new task, as [`write`](Header::write) does for [`Origin::Here`]. What

@@ -617,6 +617,16 @@ fn a_join_waker_whose_clone_panics_costs_the_one_before_it_nothing() {
     settle(&local);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "it was told of the end");
     assert!(look(&mut handle).is_ready());
+    // One that stays in the slot, since nobody waits any more, goes with the task, whose memory another has next.
+    let mut handle = spawn(&local, async {});
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&first)).is_pending());
+    let poll = || Pin::new(&mut handle).poll(&mut Context::from_waker(&panicking)).is_ready();
+    catch_unwind(AssertUnwindSafe(poll)).expect_err("the clone panics");
+    settle(&local);
+    let entered = local.enter();
+    result(handle).expect("it has ended");
+    assert_eq!(Arc::strong_count(&wakes), 2, "the test's, and its waker's");
+    drop(entered);
 }
 
 #[test]
