@@ -37,7 +37,7 @@ use super::shared::Shared;
 use super::spawner::Spawner;
 use super::spin::{Spinner, Unparked};
 use super::stall::Watchdog;
-use super::task::Label;
+use super::task::{AbortOnUnwind, Label};
 use super::timer::Clock;
 use super::trace;
 use super::worker::Worker;
@@ -157,8 +157,8 @@ impl Runtime {
         let watched = worker.watched();
         let entered = worker.context().enter();
         // SAFETY: the future is dropped on this thread before this function returns or unwinds: it finishes, or `end` below closes the
-        // worker's executor, which drops every future it has. The turns cannot unwind past that, since they are caught; should `end`
-        // itself unwind, `AbortOnUnwind` ends the process. Wakers and handles that outlive the task know its header only, which holds
+        // worker's executor, which drops every future it has, or ends the process. The turns cannot unwind past that, since they are
+        // caught; should anything else up to there, `AbortOnUnwind` ends the process, too. Wakers and handles that outlive the task know its header only, which holds
         // no part of the future; and its output borrows nothing.
         let mut task = unsafe { worker.context().executor.spawn_borrowing(main, Label::here()) };
         let turns = catch_unwind(AssertUnwindSafe(|| {
@@ -235,15 +235,6 @@ impl Drop for Runtime {
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime").field("workers", &self.shared.workers()).finish_non_exhaustive()
-    }
-}
-
-/// Ends the process if dropped: unwinding any further would leave a future that borrows from a frame that is gone.
-struct AbortOnUnwind;
-
-impl Drop for AbortOnUnwind {
-    fn drop(&mut self) {
-        std::process::abort();
     }
 }
 

@@ -79,12 +79,12 @@ impl Cells {
 
     /// Memory for a cell, with a header at rest. `None` if there is none here.
     #[inline]
-    pub(super) fn take(&self, cell: CellLayout) -> Option<NonNull<Header>> {
-        let shelf = &self.shelves[cell.shelf];
+    pub(super) fn take(&self, layout: CellLayout) -> Option<NonNull<Header>> {
+        let shelf = &self.shelves[layout.shelf];
         let place = shelf.get()?;
         // SAFETY: what is on a shelf is a header that was this worker's, and is nobody else's.
         shelf.set(unsafe { place.as_ref().owned() }.list_next.get());
-        self.kept_bytes.set(self.kept_bytes.get() - cell.layout.size());
+        self.kept_bytes.set(self.kept_bytes.get() - layout.layout.size());
         Some(place)
     }
 
@@ -92,17 +92,17 @@ impl Cells {
     ///
     /// # Safety
     ///
-    /// It was [allocated](CellLayout::allocate) as `cell`, nobody else uses it any more, and what is in it is a header at rest that was
+    /// It was [allocated](CellLayout::allocate) as `layout` says, nobody else uses it any more, and what is in it is a header at rest that was
     /// this worker's.
     #[inline]
-    pub(super) unsafe fn keep(&self, cell: CellLayout, place: NonNull<Header>) {
-        let kept_bytes = self.kept_bytes.get() + cell.layout.size();
-        if cell.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
+    pub(super) unsafe fn keep(&self, layout: CellLayout, place: NonNull<Header>) {
+        let kept_bytes = self.kept_bytes.get() + layout.layout.size();
+        if layout.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
             // SAFETY: the caller's own promise.
-            return unsafe { cell.clear(place) };
+            return unsafe { layout.clear(place) };
         }
         self.kept_bytes.set(kept_bytes);
-        let shelf = &self.shelves[cell.shelf];
+        let shelf = &self.shelves[layout.shelf];
         // SAFETY: the caller's own promise.
         unsafe { place.as_ref().owned() }.list_next.set(shelf.get());
         shelf.set(Some(place));
@@ -117,10 +117,10 @@ impl Drop for Cells {
                 // SAFETY: a header at rest, which is this shelf's alone.
                 next = unsafe { place.as_ref().owned() }.list_next.get();
                 let layout = Layout::from_size_align(shelf * LINE, align_of::<Header>());
-                let cell = CellLayout { layout: layout.expect("as it was in `CellLayout::of`"), shelf };
+                let layout = CellLayout { layout: layout.expect("as it was in `CellLayout::of`"), shelf };
                 // SAFETY: what is on a shelf was allocated with the shelf's layout, whose alignment is a header's, since a cell
                 // starts with one and is aligned to no more.
-                unsafe { cell.clear(place) };
+                unsafe { layout.clear(place) };
             }
         }
     }

@@ -29,7 +29,7 @@ use std::fmt;
 use std::future::Future;
 #[cfg(not(loom))]
 use std::iter;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
@@ -180,7 +180,7 @@ impl Executor {
         unsafe { Current::get().executor.as_ref() }.map(f)
     }
 
-    /// Calls `f` with the entered `Executor` if it is the one that owns the task.
+    /// Calls `f` with the entered `Executor` if it is the one that owns the task, whose memory `f` must not end.
     #[inline]
     pub(super) fn with_owner_of<R>(task: &Header, f: impl FnOnce(&Executor) -> R) -> Option<R> {
         // SAFETY: `f` is called on top of whoever has entered it.
@@ -193,7 +193,7 @@ impl Executor {
     ///
     /// It is used no longer than the caller runs.
     #[inline]
-    unsafe fn owner_of<'a>(task: &Header) -> Option<&'a Executor> {
+    pub(super) unsafe fn owner_of<'a>(task: &Header) -> Option<&'a Executor> {
         let current = Current::get();
         // SAFETY: no task belongs to a mailbox that is null, so one is entered; who entered it keeps it (see `with_current`), longer
         // than the caller runs.
@@ -213,17 +213,17 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `cell`.
+    /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `layout` says.
     #[inline]
-    pub(super) unsafe fn clear_away(task: NonNull<Header>, cell: CellLayout) {
-        // SAFETY: the caller's own promise.
+    pub(super) unsafe fn clear_away(task: NonNull<Header>, layout: CellLayout) {
+        // SAFETY: the caller's own promise. No reference to the header is left when its memory goes.
         unsafe {
-            let kept = Executor::with_owner_of(task.as_ref(), |local| {
-                Header::rest(task);
-                local.cells.keep(cell, task);
-            });
-            if kept.is_none() {
-                cell.clear(task);
+            match Executor::owner_of(task.as_ref()) {
+                Some(local) => {
+                    Header::rest(task);
+                    local.cells.keep(layout, task);
+                }
+                None => layout.clear(task),
             }
         }
     }
@@ -314,8 +314,9 @@ impl Executor {
     /// dropped.
     pub(crate) unsafe fn spawn_borrowing<F: Future>(&self, future: F, label: Label) -> JoinHandle<F::Output> {
         let label = label.inheriting(self.class.get());
-        let (task, handle) = raw::spawn_here(future, &self.cells, &self.mailbox, label);
-        // SAFETY: the new cell's first reference becomes the owner's; nobody else knows the task but its handle.
+        // SAFETY: both are this executor's, which is `!Send`.
+        let (task, handle) = unsafe { raw::spawn_here(future, &self.cells, &self.mailbox, label) };
+        // SAFETY: the references that came with it become the owner's; nobody else knows the task but its handle.
         unsafe { self.admit(task) };
         handle
     }
@@ -461,7 +462,7 @@ impl Executor {
     /// Runs ready foreground tasks until none is left or `budget` have been run; says how many. Tasks that are made ready meanwhile
     /// count. Pinned ones, and likewise stealable ones, run oldest first; whose turn it is, the next call goes on from there.
     pub(crate) fn run(&self, budget: usize) -> usize {
-        self.set_busy();
+        let _busy = self.set_busy();
         let (mut left, mut in_vain) = (budget, 0);
         while left > 0 && in_vain < 2 {
             let at = self.in_cycle.get();
@@ -476,14 +477,14 @@ impl Executor {
             left -= ran;
             in_vain = if ran == 0 { in_vain + 1 } else { 0 };
         }
-        self.busy.set(false);
         budget - left
     }
 
-    /// Notes that tasks are being run.
-    fn set_busy(&self) {
+    /// Notes that tasks are being run, until what it returns is dropped.
+    fn set_busy(&self) -> Busy<'_> {
         assert!(!self.busy.replace(true), "a task cannot run the tasks of its own worker");
         debug_assert!(ptr::eq(Current::get().executor, self), "a worker is entered when it runs its tasks");
+        Busy(self)
     }
 
     /// Polls the oldest task of the stealable queue, drops it if it was aborted, or adopts it if it is a pinned one that is to
@@ -494,7 +495,7 @@ impl Executor {
             self.adopt(task);
             return true;
         }
-        let task = task.into_shared();
+        let task = task.into_counted();
         match task.remote.begin() {
             Begun::Cancel => {
                 // SAFETY: the run is ours, and with it the stage, whose future is `Send`.
@@ -554,12 +555,9 @@ impl Executor {
     ///
     /// If called from inside a task of this worker.
     pub(crate) fn run_background(&self) -> bool {
-        self.set_busy();
+        let _busy = self.set_busy();
         self.class.set(Class::Background);
-        let ran = self.run_pinned(&self.background, 1) > 0;
-        self.class.set(Class::Foreground);
-        self.busy.set(false);
-        ran
+        self.run_pinned(&self.background, 1) > 0
     }
 
     /// Polls up to `most` pinned tasks of `queue`, those first that have been ready for longest, or drops those that were aborted. How many
@@ -709,6 +707,8 @@ impl Executor {
             }
         }
         let _restore = Restore(Current::of(self).replace());
+        // Whoever closes relies on it that no future is left.
+        let abort_on_unwind = AbortOnUnwind;
 
         // Destructors run below, of tasks that are still Linked: nobody may poll meanwhile.
         self.busy.set(true);
@@ -743,6 +743,7 @@ impl Executor {
             }
         }
         self.busy.set(false);
+        mem::forget(abort_on_unwind);
     }
 
     /// Drops a task of the list. A stealable one that has been woken is in a queue, or on its way to one; it is left to whoever ends last.
@@ -848,7 +849,7 @@ impl Executor {
     unsafe fn cancel(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise; a Linked task is not complete, and its stage is the owner's.
         unsafe { raw::cancel(task) };
-        // SAFETY: it is Linked (nothing but this and `run_pinned` retires a task, and they do not nest on one task).
+        // SAFETY: it is Linked (nothing but this and `run_pinned` retires a pinned task, and they do not nest on one task).
         unsafe { self.retire(task) };
     }
 
@@ -889,6 +890,28 @@ impl fmt::Debug for Executor {
             .field("phase", &self.phase.get())
             .field("counters", &self.counters())
             .finish()
+    }
+}
+
+/// While tasks are run. Should that unwind, the worker can still be closed: every list is whole whenever foreign code is called.
+struct Busy<'a>(&'a Executor);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.class.set(Class::Foreground);
+        self.0.busy.set(false);
+    }
+}
+
+/// Ends the process if dropped: unwinding any further would leave a future that borrows from a frame that is gone.
+pub(in crate::runtime) struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        // Of a model the panic is the verdict.
+        if !cfg!(loom) {
+            std::process::abort();
+        }
     }
 }
 
@@ -968,7 +991,7 @@ impl Drop for Entered {
             return;
         }
         // An inner guard will put our pointer back, so it must stay good for ever.
-        std::mem::forget(Rc::clone(&self.local));
+        mem::forget(Rc::clone(&self.local));
         assert!(
             std::thread::panicking(),
             "guards of entered workers are dropped in the reverse order of entering"

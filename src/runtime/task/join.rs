@@ -52,8 +52,7 @@ use crate::runtime::worker_id::WorkerId;
 ///
 /// Awaiting a handle again after it has yielded panics.
 pub struct JoinHandle<T> {
-    /// All that there is to it. A handle is moved each time that the future which awaits it is, and a second word, were it but a flag, is
-    /// written by one store and read by the move's wider load, which then waits until the store has reached the cache.
+    /// One word. A second, written by itself and then moved together with this one, would stall the move.
     task: Counted,
     /// The handle owns a `T` from completion on.
     output: PhantomData<T>,
@@ -158,7 +157,7 @@ impl<T> JoinHandle<T> {
         progress
     }
 
-    /// The same on the owner's thread, where nothing of the task's happens at the same time: only what foreign code does that is called.
+    /// The same on the owner's thread, where nothing can happen to the task meanwhile but by foreign code that is called here.
     fn wait_here(&mut self, waker: &Waker) -> Progress {
         // SAFETY: the owner touches the slot as it completes the task, on this thread; the handle is here.
         let there = self

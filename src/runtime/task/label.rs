@@ -1,7 +1,7 @@
 //! What is said of a task when it is spawned: where that is, what it is called if it is given a name, and its class.
 //!
-//! A label is two words and a byte of the header. A task without a name, which nearly every task is, pays for the second with one store
-//! at its birth and one look at its end; a name is shared by the task, its [`JoinError`](super::JoinError) and whoever asks.
+//! A label is two words and a byte of the header. A task without a name, which nearly every task is, pays for the second with a look
+//! at its birth and one at its end; a name is shared by the task, its [`JoinError`](super::JoinError) and whoever asks.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -385,6 +385,64 @@ fn loom_mutant_completion_relaxed() {
     model::catches("complete: relaxed", join_against_completion);
 }
 
+/// One thread takes the output, another only asks whether the task has ended: it sees what the task did, whoever wrote the word that says so.
+fn finished_is_seen_with_what_was_done() {
+    let local = worker();
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut handle = spawn(&local, {
+        let done = Arc::clone(&done);
+        async move { done.store(1, Relaxed) }
+    });
+    let asks = handle.abort_handle();
+    let takes = thread::spawn(move || look(&mut handle).is_ready());
+    let other =
+        thread::spawn(move || assert!(!asks.is_finished() || done.load(Relaxed) == 1, "ended, and not done"));
+    turn(&local);
+    takes.join().expect("it does not panic");
+    other.join().expect("it does not panic");
+}
+
+#[test]
+fn loom_finished_is_seen_with_what_was_done() {
+    model::holds(finished_is_seen_with_what_was_done);
+}
+
+#[test]
+fn loom_mutant_taken_relaxed() {
+    model::catches("taken: relaxed", finished_is_seen_with_what_was_done);
+}
+
+/// A handle is polled elsewhere, and then at home.
+fn join_there_then_here() {
+    let local = worker();
+    let counts = std::sync::Arc::new(Counts(AtomicUsize::new(0)));
+    let mut handle = spawn(&local, async {});
+    let other = thread::spawn(move || {
+        let pending = look(&mut handle).is_pending();
+        (handle, pending)
+    });
+    let (mut handle, pending) = other.join().expect("it does not panic");
+    assert!(pending, "nobody has polled the task");
+    let waker = Waker::from(std::sync::Arc::clone(&counts));
+    {
+        let _entered = local.enter();
+        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    drop(waker);
+    let drops = thread::spawn(move || handle);
+    turn(&local);
+    let mut handle = drops.join().expect("it does not panic");
+    assert_eq!(counts.0.load(Relaxed), 1, "the joiner sleeps for ever");
+    assert!(look(&mut handle).is_ready());
+    drop(handle);
+    assert_eq!(std::sync::Arc::strong_count(&counts), 1, "the waker was left in the slot");
+}
+
+#[test]
+fn loom_a_join_there_and_then_here_returns() {
+    model::holds(join_there_then_here);
+}
+
 /// The handle is polled and dropped elsewhere while the task completes. One of the two drops the output, and one the waker.
 fn detach_against_completion() {
     let local = worker();
@@ -636,7 +694,7 @@ fn give_back_against_wake() {
     let (other, other_handle) = TaskRef::new_remote_at(|| async {}, local.mailbox(), Location::caller());
     let giver = thread::spawn({
         let mailbox = Arc::clone(local.mailbox());
-        move || mailbox.give_back(other.into_shared())
+        move || mailbox.give_back(other.into_counted())
     });
     let woken = thread::spawn({
         let messages = messages.clone();

@@ -4,7 +4,7 @@
 //! ┌ Header ───────────────────────────────────────────────┐┌ Stage ──────────────────────────────┐
 //! │ shared:  remote word · references · join word · link  ││ Start(closure) ─▶ Future ─▶ Output  │
 //! │ owner's: life, ready, aborted, waiters, queue links   ││        └────────────┴─▶ Empty ◀─┘   │
-//! │ fixed:   vtable, mailbox, id, label                   │└─────────────────────────────────────┘
+//! │ fixed:   vtable, mailbox, owner, id, label            │└─────────────────────────────────────┘
 //! └───────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -71,12 +71,13 @@
 //! it may meet is made for any thread: the task's `tracing` span, if there are such, whose end its subscriber is told; and a join
 //! waker that was left in its slot because the `clone` of the one that should have replaced it panicked.
 //!
-//! Memory that is given up on the owner's thread is not freed but kept for the tasks that it spawns next (see [`cells`]).
+//! Memory that is given up while the owner is entered is mostly not freed but kept, with its header, for the tasks that it spawns next (see
+//! [`cells`]).
 //!
 //! # Waking
 //!
 //! *On the owner* (the header names as its owner the mailbox of the thread-local [`Executor`], as it does from adoption on): if the
-//! task is linked and not ready, it is marked ready and pushed on the queue. Three plain stores.
+//! task is linked and not ready, it is marked ready and pushed on the queue. A few plain stores.
 //!
 //! *Elsewhere*, with the remote word's bits QUEUED, ABORT, FRESH:
 //!
@@ -138,10 +139,10 @@
 //!
 //! # Joining
 //!
-//! The join word has the bits COMPLETE (set by the owner, once), HANDLE (cleared when the `JoinHandle` is dropped) and
-//! WAKER. Only the owner, by COMPLETE, and the one handle write it, and after COMPLETE only the handle does, by TAKEN. Each change is one
-//! read-modify-write whose answer says who owns what from there on; a handle that finds itself on the owner's thread changes it by a
-//! load and a store, since then nobody else can write:
+//! The join word has the bits HANDLE (there is a `JoinHandle`), WAKER (the slot holds the waker of whoever awaits it), COMPLETE (set by the
+//! owner, once, in place of the others) and TAKEN (set by the handle, beside COMPLETE, when it takes the output). Only the owner and the one
+//! handle write it, and after COMPLETE only the handle does. Each change before that is one read-modify-write whose answer says who owns
+//! what from there on:
 //!
 //! ```text
 //!   the waker slot belongs to     the handle while WAKER is off; to nobody while it is on;
@@ -154,9 +155,12 @@
 //!   and the output is there.
 //! - *wait again*: turn WAKER off first. Was COMPLETE on? Then the owner has the slot; take the output. The waker that is
 //!   there may do.
-//! - *drop*: turn HANDLE and WAKER off. Was COMPLETE on? Then the output is the handle's to drop. Else a waker in the slot
+//! - *drop*: turn HANDLE and WAKER off, unless COMPLETE is on. Was it? Then the output is the handle's to drop. Else a waker in the slot
 //!   is, and the output will be the owner's.
 //! - *complete*: write the output, turn COMPLETE on. Was WAKER on? Take the slot and wake. Was HANDLE off? Drop the output.
+//!
+//! On the owner's thread nothing completes between two lines of the handle's. So there it changes the word by plain stores: it replaces the
+//! waker in the slot with WAKER on, and stores HANDLE and WAKER.
 //!
 //! # User code
 //!
@@ -181,6 +185,8 @@ mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+#[cfg(not(loom))]
+pub(in crate::runtime) use executor::AbortOnUnwind;
 #[cfg(not(loom))]
 pub(crate) use executor::Entered;
 pub(crate) use executor::Executor;

@@ -1,7 +1,7 @@
 //! The cell of a task: the header, and behind it the closure, the future or the output.
 //!
 //! Everyone but this file knows a task as a pointer to its [`Header`]; what depends on the future's type goes through the
-//! header's [`VTable`]. A [`Counted`] is one of the counted references, and the only thing that frees a cell.
+//! header's [`VTable`]. A [`Counted`] is one of the counted references.
 //!
 //! The stage is touched by one party at a time, as the text of [`super`] lays down: before adoption whoever holds the
 //! [`TaskRef`], then the owner until completion, then the `JoinHandle` if there is one. The vtable's functions say which of
@@ -36,7 +36,7 @@ pub(super) struct VTable {
     /// a stealable one, outside of any other call on the same task.
     pub(super) poll: unsafe fn(NonNull<Header>) -> Poll<()>,
     /// Drops the closure or future and completes the task as one that was cancelled, or not sent to a worker. Called by whoever has the
-    /// stage (the owner, or the holder of a Fresh task), once, on a task that is not complete.
+    /// stage (its owner or runner, or the holder of its `TaskRef`), once, on a task that is not complete.
     cancel: unsafe fn(NonNull<Header>, unsent_to: Option<WorkerId>),
     /// Writes the output to a `*mut Result<T, JoinError>`. Called by the handle of a complete task, once, and not after `drop_output`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
@@ -70,8 +70,12 @@ enum Stage<S, F: Future> {
     Empty,
 }
 
-/// Makes a cell for a task spawned by its owner. It has two references, the owner's and the handle's.
-pub(super) fn spawn_here<F: Future>(
+/// Makes a cell for a task spawned by its owner. The caller gets the owner's stock of references, and the handle has its one.
+///
+/// # Safety
+///
+/// `cells` and `mailbox` are those of the executor that runs here.
+pub(super) unsafe fn spawn_here<F: Future>(
     future: F,
     cells: &Cells,
     mailbox: &Arc<Mailbox>,
@@ -79,23 +83,24 @@ pub(super) fn spawn_here<F: Future>(
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
     let task = match cells.take(TaskCell::<fn() -> F, F, false>::LAYOUT) {
         Some(task) => {
-            // SAFETY: it was taken off the shelf of this owner.
+            // SAFETY: it was taken off the shelf of the owner, who runs here, by the caller's promise.
             unsafe { Header::renew(task, TaskCell::<fn() -> F, F, false>::VTABLE, label) };
             task
         }
-        None => TaskCell::<fn() -> F, F, false>::first(mailbox, label),
+        // SAFETY: the caller's own promise.
+        None => unsafe { TaskCell::<fn() -> F, F, false>::first(mailbox, label) },
     };
     // SAFETY: the memory is that of a cell of this type, and has a header.
-    unsafe { begin::<fn() -> F, F, false>(task, Stage::Future(future)) }
+    unsafe { fill::<fn() -> F, F, false>(task, Stage::Future(future)) }
 }
 
-/// Makes a cell of one that has a header. The caller gets one of its two references, and the handle has the other.
+/// Puts the stage behind a header, which makes it a cell. The caller gets the references that are not the handle's.
 ///
 /// # Safety
 ///
 /// `task` is the header of what will be a cell of this type, and nobody else's.
 #[inline]
-unsafe fn begin<S, F, const STEALABLE: bool>(
+unsafe fn fill<S, F, const STEALABLE: bool>(
     task: NonNull<Header>,
     stage: Stage<S, F>,
 ) -> (NonNull<Header>, JoinHandle<F::Output>)
@@ -106,8 +111,7 @@ where
     let cell = task.cast::<TaskCell<S, F, STEALABLE>>();
     // SAFETY: the caller's own promise; the header comes first.
     unsafe { (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage)) };
-    // SAFETY: a new cell has two references that nobody holds; the caller gets one as the pointer and one as this
-    // handle, whose `T` is the output type of this very cell.
+    // SAFETY: nobody holds the references of a new cell; one of them is this handle's, whose `T` is the output type of this very cell.
     let handle = unsafe { JoinHandle::new(Counted::from_raw(task)) };
     (task, handle)
 }
@@ -129,10 +133,14 @@ where
     };
 
     /// New memory with the header of a task that its owner spawns.
+    ///
+    /// # Safety
+    ///
+    /// The mailbox is that of the executor that runs here.
     #[inline(never)]
-    fn first(mailbox: &Arc<Mailbox>, label: Label) -> NonNull<Header> {
+    unsafe fn first(mailbox: &Arc<Mailbox>, label: Label) -> NonNull<Header> {
         let task = Self::LAYOUT.allocate();
-        // SAFETY: the memory is new. This is the owner's thread, who adopts the task next.
+        // SAFETY: the memory is new. This is the owner's thread, by the caller's promise, and nobody else knows the task.
         unsafe {
             Header::write(task, Origin::Here, Self::VTABLE, Some(Arc::clone(mailbox)), label);
             task.as_ref().belong_to(mailbox);
@@ -198,8 +206,8 @@ where
         Poll::Ready(())
     }
 
-    /// Has the closure make the future. (Out of line, as are the others below that few polls need: what they keep in registers and on the
-    /// stack would be saved by each.)
+    /// Has the closure make the future. (Out of line, as are the others below that few polls need: inlined, they would make every poll save
+    /// their registers.)
     #[inline(never)]
     fn begin(stage: &mut Stage<S, F>) {
         if let Stage::Start(start) = mem::replace(stage, Stage::Empty) {
@@ -224,7 +232,7 @@ where
     fn fail(&self, failure: Failure) {
         let failure = match (catch(|| self.empty()), failure) {
             (Ok(()), failure) => failure,
-            (Err(payload), Failure::Cancelled { .. }) => Failure::Panicked(payload),
+            (Err(payload), Failure::Cancelled { unsent_to: None }) => Failure::Panicked(payload),
             (Err(payload), first) => {
                 drop_quietly(payload);
                 first
@@ -310,7 +318,7 @@ where
             }
         });
         let output = output.map_err(|failure| JoinError::new(&cell.header, failure));
-        // SAFETY: the handle's `T` is `F::Output` (see `write`), and it lends us a place for one.
+        // SAFETY: the handle's `T` is `F::Output` (see `fill`), and it lends us a place for one.
         unsafe { into.cast::<Result<F::Output, JoinError>>().write(output) };
     }
 
@@ -421,7 +429,7 @@ impl Deref for Counted {
 impl Drop for Counted {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: the reference is given up here, and by the first of them that says that it was, alone.
+        // SAFETY: the reference is given up here: `put_back` takes it, or says that it did not, and then `give_up` does.
         unsafe {
             if !Executor::has(self) || !put_back(self.0) {
                 give_up(self.0, 1);
@@ -532,7 +540,7 @@ impl TaskRef {
         // SAFETY: the memory is new.
         let (task, handle) = unsafe {
             Header::write(task, origin, TaskCell::<S, F, STEALABLE>::VTABLE, mailbox, label);
-            begin::<S, F, STEALABLE>(task, stage)
+            fill::<S, F, STEALABLE>(task, stage)
         };
         // SAFETY: this takes over the first of the new cell's two references; the task is Fresh or queued.
         (unsafe { TaskRef::from_raw(task) }, handle)
@@ -551,17 +559,17 @@ impl TaskRef {
 
     /// Hands the task on, with the reference and the duty to run or cancel it.
     pub(in crate::runtime) fn into_raw(self) -> NonNull<Header> {
-        self.into_shared().into_raw()
+        self.into_counted().into_raw()
     }
 
     /// As [`into_raw`](TaskRef::into_raw), with the reference as such.
-    pub(super) fn into_shared(mut self) -> Counted {
-        self.0.take().expect("only `into_shared` and `end` take it")
+    pub(super) fn into_counted(mut self) -> Counted {
+        self.0.take().expect("only `into_counted` and `end` take it")
     }
 
     /// The task's header.
     pub(super) fn header(&self) -> &Header {
-        self.0.as_ref().expect("only `into_shared` and `end` take it")
+        self.0.as_ref().expect("only `into_counted` and `end` take it")
     }
 
     /// Whether this task is one for the worker of `mailbox`.
@@ -577,7 +585,7 @@ impl TaskRef {
     pub(in crate::runtime) fn discard(self) {
         // SAFETY: whoever has a `TaskRef` has the right to run the task.
         if self.header().vtable.stealable && unsafe { self.header().mailbox() }.is_some() {
-            drop(self.into_shared());
+            drop(self.into_counted());
         } else {
             drop_quietly(self);
         }

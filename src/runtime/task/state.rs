@@ -11,12 +11,12 @@ use std::ptr::{self, NonNull};
 use std::task::Waker;
 
 use super::label::{Class, Label, Name};
-use super::raw::VTable;
+use super::raw::{VTable, drop_quietly};
 use super::remote::Link;
 #[cfg(not(loom))]
 use crate::runtime::dump::TaskState;
 use crate::runtime::mesh::mailbox::Mailbox;
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize};
 use crate::sync::{Arc, Cell, UnsafeCell, mutant};
 
@@ -150,32 +150,35 @@ impl Header {
         }
     }
 
-    /// Lays a header to rest whose task is no more, to be [renewed](Header::renew) for another task of the same owner. The mailbox and who
-    /// the owner is stay in it, as does what every task finds the same at its birth.
+    /// Ends what a header holds for its task: its name, its span, a waker that was left. The mailbox and whose it is stay, for the task
+    /// for which it is [renewed](Header::renew).
     ///
     /// # Safety
     ///
-    /// Nobody else refers to the task, its stage is empty, and it was its owner's who calls.
+    /// The caller is the task's owner; nobody else refers to it, and its stage is empty.
     pub(super) unsafe fn rest(mut task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let header = unsafe { task.as_mut() };
-        if header.name.is_some() {
-            header.name = None;
-        }
+        // Looked at before they are taken: where nothing is, nothing is stored.
+        let name = if header.name.is_some() { header.name.take() } else { None };
         #[cfg(feature = "tracing")]
-        {
-            header.span = tracing::Span::none();
-        }
+        let span = std::mem::replace(&mut header.span, tracing::Span::none());
         // SAFETY: nobody else is left.
-        let left = header
+        let waker = header
             .join_waker
             .with_mut(|slot| unsafe { if (*slot).is_some() { (*slot).take() } else { None } });
-        // Foreign code, called last.
-        drop(left);
+        // Foreign code, when all is in order, and quietly: it is called in the middle of whatever gave up the last reference.
+        drop(name);
+        if let Some(waker) = waker {
+            drop_quietly(waker);
+        }
+        #[cfg(feature = "tracing")]
+        drop_quietly(span);
     }
 
-    /// Makes a header that was [laid to rest](Header::rest) that of a new task, as [`write`](Header::write) does for [`Origin::Here`]. What
-    /// adoption writes anyway is left to it: each store counts where a task is born and dies in the time of a hundred.
+    /// Writes into a header at [rest](Header::rest) what is new of a task, as [`write`](Header::write) does for [`Origin::Here`]. What
+    /// adoption, a queue or a list writes before anybody reads it is left to them: each store counts where a task is born and dies in the
+    /// time of a hundred.
     ///
     /// # Safety
     ///
@@ -520,7 +523,7 @@ impl Join {
         Join::read(self.set(Side::Elsewhere, WAKER, 0))
     }
 
-    /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's or empty; if not,
+    /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's, or is left to the header's end; if not,
     /// what is in the slot is its to drop, and the output is the owner's.
     pub(super) fn drop_handle(&self, side: Side) -> Progress {
         if mutant("drop handle: load, then store") {
@@ -554,13 +557,13 @@ impl Join {
 
     /// Handle, of a complete task: it takes the output.
     pub(super) fn take_output(&self) {
-        // Relaxed: of a complete task the word is the handle's alone to write, and the bit is for its own eyes.
-        self.0.store(COMPLETE | TAKEN, Relaxed);
+        // Of a complete task the word is the handle's alone to write. Release: who reads this instead of what `complete` wrote learns no less.
+        self.0.store(COMPLETE | TAKEN, if mutant("taken: relaxed") { Relaxed } else { Release });
     }
 
     /// Handle: whether it has taken the output.
     pub(super) fn has_taken(&self) -> bool {
-        // Relaxed: as above; whoever moves the handle orders the rest.
+        // Relaxed: the bit is for the handle's own eyes; whoever moves that orders the rest.
         self.0.load(Relaxed) & TAKEN != 0
     }
 
@@ -612,7 +615,8 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// The owner of a task that has none: no mailbox is there, nor is it null, which is where a thread has its worker that is none's.
+/// The owner of a task that has none. Not null: that is the mailbox of a thread on which no worker is entered, and such a thread owns
+/// nothing.
 const NOBODY: *mut Mailbox = NonNull::dangling().as_ptr();
 
 /// Remote word: the node is in the remote list, or about to be, or the task waits for adoption. Stealable: the task is in a
@@ -631,11 +635,11 @@ const RUNNING: u8 = 8;
 /// Join word: the output is there. Never turned off.
 const COMPLETE: u8 = 1;
 
-/// Join word: the handle has taken the output.
-const TAKEN: u8 = 8;
-
 /// Join word: there is a `JoinHandle`.
 const HANDLE: u8 = 2;
 
 /// Join word: the slot holds the waker of whoever awaits the handle, and is nobody's to touch.
 const WAKER: u8 = 4;
+
+/// Join word: the handle has taken the output. Beside COMPLETE alone.
+const TAKEN: u8 = 8;

@@ -630,6 +630,38 @@ fn a_join_waker_whose_clone_panics_costs_the_one_before_it_nothing() {
 }
 
 #[test]
+fn a_waker_that_panics_as_it_is_dropped_with_a_task_ends_no_turn() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("a waker of the program's");
+        }
+    }
+    let (local, _) = worker();
+    // Ready in the poll in which it wakes itself: done, and still in the queue, where its owner's reference is the last.
+    let mut handle = spawn(
+        &local,
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        }),
+    );
+    let left = Waker::from(Arc::new(Panics));
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&left)).is_pending());
+    let panicking = waker_that_meddles(|| panic!("a clone of the program's"));
+    let poll = || Pin::new(&mut handle).poll(&mut Context::from_waker(&panicking)).is_ready();
+    catch_unwind(AssertUnwindSafe(poll)).expect_err("the clone panics");
+    drop(left);
+    let after = spawn(&local, async move { drop(handle) });
+    settle(&local);
+    assert!(result(after).is_ok());
+    assert_eq!(local.counters().ready, 0);
+}
+
+#[test]
 fn two_workers_on_one_thread_keep_their_tasks_apart() {
     // Identity is the entered worker, not the thread: a waker of the other worker must go by the remote list.
     let (one, _) = worker();

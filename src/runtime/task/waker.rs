@@ -240,16 +240,12 @@ unsafe fn clone<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
 unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
     let task = header_of(data);
     if !IS_STEALABLE {
-        // SAFETY: the reference keeps it.
-        let woken = Executor::with_owner_of(unsafe { task.as_ref() }, |owner| {
-            // SAFETY: the task is live, and this is its owner. The reference is the waker's, which is consumed.
-            unsafe {
+        // SAFETY: the waker's reference, which is consumed, keeps the header until it is taken back; after that nothing here names it.
+        unsafe {
+            if let Some(owner) = Executor::owner_of(task.as_ref()) {
                 owner.wake_here(task);
-                Counted::from_raw(task).take_back();
+                return Counted::from_raw(task).take_back();
             }
-        });
-        if woken.is_some() {
-            return;
         }
     }
     // SAFETY: the reference is the waker's, which is consumed. It is given up after the wake is done.
