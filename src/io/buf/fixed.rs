@@ -430,7 +430,8 @@ impl FixedBuf {
                 // SAFETY: `begin_at_a_page` wrote it there, and nobody else may write before a buffer.
                 let all = unsafe { self.base.cast::<NonNull<u8>>().sub(1).read() };
                 let before = self.base.addr().get() - all.addr().get();
-                // SAFETY: as there. From here on it is the allocator's.
+                // SAFETY: the allocation is a page longer than the buffer, and `before` bytes of that page lie before it: the others lie
+                // behind it. They are the allocator's from here on.
                 unpoison(unsafe { self.base.add(self.capacity) }, PAGE - before);
                 all
             }
@@ -492,7 +493,7 @@ unsafe impl IoBuf for FixedBuf {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: the bytes are its alone, so all of its capacity may be written to.
 unsafe impl IoBufMut for FixedBuf {
     fn io_mut_ptr(&mut self) -> *mut u8 {
         self.view().as_ptr()

@@ -252,7 +252,7 @@ unsafe impl IoBuf for bytes::BytesMut {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: being the only owner of that range, it may write to all of its capacity.
 #[cfg(feature = "bytes")]
 unsafe impl IoBufMut for bytes::BytesMut {
     fn io_mut_ptr(&mut self) -> *mut u8 {

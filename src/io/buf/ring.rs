@@ -71,7 +71,7 @@ impl Ring {
 
     /// Whether whoever gives a buffer back overwrites it first.
     pub(super) fn zeroes(&self) -> bool {
-        // SAFETY: as above.
+        // SAFETY: the ring's block keeps the arena's header alive, as in `registration`.
         unsafe { self.arena.as_ref() }.zeroes()
     }
 

@@ -42,7 +42,7 @@ impl Affinity {
         // SAFETY: the calls have no preconditions.
         let groups = unsafe { GetActiveProcessorGroupCount() };
         let all = (0..groups).flat_map(|group| {
-            // SAFETY: as above.
+            // SAFETY: nor has this one: a group that is not there has no processors.
             let count = unsafe { GetActiveProcessorCount(group) };
             let first = usize::from(group) * GROUP;
             first..first + usize::try_from(count).unwrap_or(0)

@@ -19,7 +19,7 @@ pub(crate) fn monotonic_ns() -> u64 {
             .expect("every Windows since XP has it")
     });
     let mut ticks = 0;
-    // SAFETY: as above.
+    // SAFETY: the kernel writes one number to where it is told.
     unsafe { QueryPerformanceCounter(&raw mut ticks) };
     in_ns(u64::try_from(ticks).expect("the counter starts at 0"), frequency)
 }

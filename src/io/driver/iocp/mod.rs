@@ -468,7 +468,7 @@ impl IocpDriver {
             }
             Call::Receive { parts, flags: mut wanted } => {
                 let (list, count) = parts.list();
-                // SAFETY: as above.
+                // SAFETY: what is said of every call at the top.
                 unsafe { WSARecv(socket, list, count, &raw mut bytes, &raw mut wanted, raw, none) == 0 }
             }
             Call::ReceiveMessage(message) => {
@@ -478,7 +478,7 @@ impl IocpDriver {
             }
             Call::Send { parts } => {
                 let (list, count) = parts.list();
-                // SAFETY: as above.
+                // SAFETY: what is said of every call at the top.
                 unsafe { WSASend(socket, list, count, &raw mut bytes, 0, raw, none) == 0 }
             }
             Call::SendTo { parts, to, to_len } => {
@@ -500,14 +500,14 @@ impl IocpDriver {
                 unsafe { accept(socket, connection, addresses, 0, size, size, &raw mut bytes, raw) != 0 }
             }
             Call::Read { into, offset } => {
-                // SAFETY: as above.
+                // SAFETY: what is said of every call at the top; it holds until the call is made, so `raw` may be written once more.
                 unsafe {
                     raw.write(at(offset));
                     ReadFile(handle, into.start, into.len, &raw mut bytes, raw) != 0
                 }
             }
             Call::Write { from, offset } => {
-                // SAFETY: as above.
+                // SAFETY: as for `Call::Read`.
                 unsafe {
                     raw.write(at(offset));
                     WriteFile(handle, from.start, from.len, &raw mut bytes, raw) != 0
@@ -753,7 +753,7 @@ impl IocpDriver {
                 // SAFETY: the handle is open, as the operation owns a count of it; the kernel compares the address.
                 unsafe { CancelIoEx(handle, overlapped.cast()) != 0 }
             };
-            // SAFETY: as above.
+            // SAFETY: it is in flight still: only a packet that is taken ends it, and none was. The field is the driver's.
             unsafe { (*overlapped).cancel = if found { Cancel::Asked } else { Cancel::Missed } };
             found.then_some(())
         });
