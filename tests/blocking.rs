@@ -5,8 +5,10 @@ mod processors;
 
 use std::error::Error;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use veloq::runtime::{Builder, Handle};
@@ -73,6 +75,37 @@ fn beyond_its_bounds_the_pool_refuses_with_a_reason() {
         first.await.expect("it ran");
         assert_eq!(second.await.expect("it ran"), 2);
     });
+}
+
+// Lookups whose time was over while the resolver was slow would be made all the same, before those that somebody waits for; and they
+// would fill the queue, so that those are refused.
+#[test]
+fn what_nobody_waits_for_any_more_leaves_the_queue() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for number in 0..300 {
+        std::fs::write(dir.path().join(number.to_string()), "").expect("there is room");
+    }
+    builder().blocking_threads(1).blocking_queue(1).build().expect("a runtime").block_on(async {
+        // More than are fetched at once, so that the rest is fetched when these have been given out.
+        let mut listed = veloq::fs::read_dir(dir.path()).await.expect("it is there");
+        let (first, running, go) = gated();
+        running.recv().expect("it runs");
+        while poll_once(pin!(listed.next_entry())).is_ready() {}
+        drop(listed);
+        for _ in 0..2 {
+            assert!(poll_once(pin!(veloq::net::TcpStream::connect("localhost:1"))).is_pending());
+            assert!(poll_once(pin!(veloq::fs::read_dir(dir.path()))).is_pending());
+        }
+        let second = veloq::spawn_blocking(|| 2);
+        drop(go);
+        first.await.expect("it ran");
+        assert_eq!(second.await.expect("there was room for it"), 2);
+    });
+}
+
+/// Polls for somebody who will not come back.
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 // A runtime that promises its latency must not find threads behind `connect`; one that says `spawn_blocking` has asked for it.

@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 
 use super::{FileType, Metadata, symlink_metadata};
 use crate::io::driver::DriverHandle;
-use crate::io::driver::thread_pool::{Answer, JobFailed, ThreadPool};
+use crate::io::driver::thread_pool::{JobFailed, ThreadPool, Wanted};
 use crate::sync::Arc;
 
 /// Entries that a thread reads at a time: a handful of system calls' worth, so that the trip to the thread and back does
@@ -61,7 +61,7 @@ pub async fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
     let path = path.as_ref().to_owned();
     let threads = Arc::clone(DriverHandle::current().threads());
     let first = threads.submit_silently(CALL, move || std::fs::read_dir(path).map(Box::new).map(fetch))?;
-    let batch = first.await.map_err(JobFailed::into_error)??;
+    let batch = first.wanted().await.map_err(JobFailed::into_error)??;
     let mut entries = ReadDir { state: State::Ended, batch: VecDeque::new(), threads };
     entries.take(batch);
     Ok(entries)
@@ -80,7 +80,7 @@ pub struct ReadDir {
 enum State {
     /// In a box: where std keeps an entry in it, it is much larger than the rest.
     Open(Box<std::fs::ReadDir>),
-    Fetching(Answer<Batch>),
+    Fetching(Wanted<Batch>),
     Ended,
 }
 
@@ -114,7 +114,8 @@ impl ReadDir {
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return Poll::Ready(Ok(None)),
                 State::Open(dir) => {
-                    self.state = State::Fetching(self.threads.submit_silently(CALL, move || fetch(dir))?);
+                    let fetched = self.threads.submit_silently(CALL, move || fetch(dir))?;
+                    self.state = State::Fetching(fetched.wanted());
                 }
                 State::Fetching(mut answer) => match Pin::new(&mut answer).poll(cx) {
                     Poll::Pending => {

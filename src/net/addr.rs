@@ -2,8 +2,9 @@
 //!
 //! An address that is written in numbers is known at once. A name is looked up by the C library, which blocks, so that
 //! happens on a thread of the runtime's pool for blocking work; the awaiting task is woken from there. A lookup that is dropped
-//! goes on there, unheard. The pool's bounds hold for lookups and everything else that blocks; beyond them the lookup fails
-//! with `QuotaExceeded`. A strict runtime refuses to look up names: it is a silent use of the pool.
+//! is not made, unless a thread has begun it: then it goes on there, unheard. The pool's bounds hold for lookups and everything
+//! else that blocks; beyond them the lookup fails with `QuotaExceeded`. A strict runtime refuses to look up names: it is a silent
+//! use of the pool.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -72,7 +73,8 @@ pub(super) async fn resolve(target: &impl ToSocketAddrs) -> io::Result<Resolved>
             let lookup = move || {
                 std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), port)).map(Iterator::collect)
             };
-            let answer = DriverHandle::current().threads().submit_silently("resolving a name", lookup)?.await;
+            let lookup = DriverHandle::current().threads().submit_silently("resolving a name", lookup)?;
+            let answer = lookup.wanted().await;
             Resolved::List(answer.map_err(JobFailed::into_error)??)
         }
     };

@@ -3,8 +3,8 @@
 //! The pool is elastic: a job that finds no idle thread starts one, up to a bound; a thread that has been idle for a while
 //! ends. Beyond the bound jobs wait in a queue, in order; beyond the queue's bound they are refused with a typed error. A
 //! job answers through an [`Answer`], a future that any task may await. Dropping the answer does not stop the job, only
-//! nobody hears what came of it; aborting it takes the job out of the queue, unless a thread has it already. A job that
-//! panics ends alone, and its panic is what the answer yields.
+//! nobody hears what came of it; aborting it takes the job out of the queue, unless a thread has it already, and a [`Wanted`]
+//! answer aborts when it is dropped. A job that panics ends alone, and its panic is what the answer yields.
 //!
 //! ```text
 //! submit ─▶ queue ─▶ idle thread, or a new one ─▶ job runs ─▶ Answer woken
@@ -488,6 +488,12 @@ impl<R> Answer<R> {
         }
     }
 
+    /// The same, for a job that is of no use but to whoever waits for it.
+    #[cfg(not(loom))]
+    pub(crate) fn wanted(self) -> Wanted<R> {
+        Wanted(self)
+    }
+
     /// Whether the answer is there.
     pub(crate) fn is_ready(&self) -> bool {
         lock(&self.line).answer.is_some()
@@ -519,6 +525,35 @@ impl<R> Future for Answer<R> {
 impl<R> fmt::Debug for Answer<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").finish_non_exhaustive()
+    }
+}
+
+/// An [`Answer`] that takes the job out of the queue when it is dropped, unless a thread has it already: what waits behind jobs
+/// that take long, longer than anybody waits for it, would else be done all the same, before what somebody does wait for.
+#[cfg(not(loom))]
+#[must_use = "dropped, it takes the job back"]
+pub(crate) struct Wanted<R>(Answer<R>);
+
+#[cfg(not(loom))]
+impl<R> Future for Wanted<R> {
+    type Output = Result<R, JobFailed>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+#[cfg(not(loom))]
+impl<R> fmt::Debug for Wanted<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wanted").field(&self.0).finish()
+    }
+}
+
+#[cfg(not(loom))]
+impl<R> Drop for Wanted<R> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
