@@ -211,6 +211,23 @@ fn where_no_ring_fits_the_error_names_need_found_and_remedy() {
     assert!(unavailable.remedy.contains("ulimit -l"), "{unavailable}");
 }
 
+/// "Resource temporarily unavailable" would have its reader wait for what does not come by itself: many containers give few threads.
+#[test]
+fn where_no_thread_is_left_the_error_names_the_worker_and_the_limits() {
+    if child("where_no_thread_is_left_the_error_names_the_worker_and_the_limits", &[0]).is_none() {
+        return;
+    }
+    setrlimit(Resource::Nproc, Rlimit { current: Some(1), maximum: Some(1) }).expect("it is lower");
+    if !as_a_user_who_may_lock(0) {
+        return eprintln!("not shown: this root cannot become another user");
+    }
+    let error = build(3).expect_err("no thread may be started");
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "as the system has it");
+    let unavailable: &Unavailable = source(&error);
+    assert!(unavailable.found.contains("worker 1 of 3"), "{unavailable}");
+    assert!(unavailable.remedy.contains("RLIMIT_NPROC"), "{unavailable}");
+}
+
 /// Containers refuse io_uring by a filter, with the error that a missing right has too: the message must not send anybody to
 /// look for the wrong one.
 #[test]

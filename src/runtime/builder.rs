@@ -313,8 +313,8 @@ impl Builder {
     ///
     /// `InvalidInput` with an [`InvalidSetting`] for a setting out of its bounds, or a
     /// [`PlacementError`](super::PlacementError) for a placement that this machine does not have. What the kernel said if a thread, a pool
-    /// or a ring cannot be had; where it is io_uring itself, or a feature that is [required](Self::require), the source is an
-    /// [`Unavailable`](crate::io::driver::Unavailable) that names need, found and remedy.
+    /// or a ring cannot be had; where it is io_uring itself, a worker's thread, or a feature that is [required](Self::require), the
+    /// source is an [`Unavailable`](crate::io::driver::Unavailable) that names need, found and remedy.
     pub fn build(mut self) -> io::Result<Runtime> {
         self.check()?;
         let machine = Machine {

@@ -44,7 +44,7 @@ use super::worker::Worker;
 use super::worker_id::WorkerId;
 use crate::io::buf::Pool;
 use crate::io::driver::budget::Budget;
-use crate::io::driver::{Capabilities, DriverHandle, PlatformDriver};
+use crate::io::driver::{Capabilities, DriverHandle, PlatformDriver, Unavailable};
 use crate::os::Affinity;
 use crate::sync::Arc;
 
@@ -89,9 +89,9 @@ impl Runtime {
             let spawner = Arc::clone(&spawner);
             let name = format!("{}-{index}", builder.thread_name);
             let thread = thread::Builder::new().name(name);
-            threads.push(thread.spawn(move || {
-                run_worker(WorkerId::new(index), &builder, &spawner, cpu, report, &started)
-            })?);
+            let thread = thread
+                .spawn(move || run_worker(WorkerId::new(index), &builder, &spawner, cpu, report, &started));
+            threads.push(thread.map_err(|error| no_thread(index, workers, &error))?);
             starts.push(start);
         }
         drop(report);
@@ -294,6 +294,16 @@ impl WorkerParts {
         Worker::new(id, shared, self.driver, self.pool, Clock::System, builder.budget, spinner)
             .with_background_percent(builder.background_percent)
     }
+}
+
+/// Says that the system gives no thread for a worker.
+fn no_thread(worker: usize, workers: usize, error: &io::Error) -> io::Error {
+    let unavailable = Unavailable {
+        need: "a thread for each worker",
+        found: format!("none for worker {worker} of {workers}: {error}"),
+        remedy: "raise the limits on threads (RLIMIT_NPROC, the control group's pids.max), or run fewer workers",
+    };
+    unavailable.into_error(error.kind())
 }
 
 /// The body of a worker's thread.

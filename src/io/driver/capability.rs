@@ -117,8 +117,8 @@ impl fmt::Display for Capabilities {
     }
 }
 
-/// The kernel connection, or a feature that the program insists on, cannot be had. The source of the [`io::Error`] that building
-/// a runtime returns.
+/// The kernel connection, a worker's thread, or a feature that the program insists on, cannot be had. The source of the
+/// [`io::Error`] that building a runtime returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unavailable {
