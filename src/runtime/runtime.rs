@@ -158,8 +158,8 @@ impl Runtime {
         let entered = worker.context().enter();
         // SAFETY: the future is dropped on this thread before this function returns or unwinds: it finishes, or `end` below closes the
         // worker's executor, which drops every future it has, or ends the process. The turns cannot unwind past that, since they are
-        // caught; should anything else up to there, `AbortOnUnwind` ends the process, too. Wakers and handles that outlive the task know its header only, which holds
-        // no part of the future; and its output borrows nothing.
+        // caught; should anything else up to there, `AbortOnUnwind` ends the process, too. Wakers and handles that outlive the task
+        // know its header only, which holds no part of the future; and its output borrows nothing.
         let mut task = unsafe { worker.context().executor.spawn_borrowing(main, Label::here()) };
         let turns = catch_unwind(AssertUnwindSafe(|| {
             loop {

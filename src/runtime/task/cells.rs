@@ -92,8 +92,8 @@ impl Cells {
     ///
     /// # Safety
     ///
-    /// It was [allocated](CellLayout::allocate) as `layout` says, nobody else uses it any more, and what is in it is a header at rest that was
-    /// this worker's.
+    /// It was [allocated](CellLayout::allocate) as `layout` says, nobody else uses it any more, and what is in it is a header at rest
+    /// that was this worker's.
     #[inline]
     pub(super) unsafe fn keep(&self, layout: CellLayout, place: NonNull<Header>) {
         let kept_bytes = self.kept_bytes.get() + layout.layout.size();

@@ -385,7 +385,8 @@ fn loom_mutant_completion_relaxed() {
     model::catches("complete: relaxed", join_against_completion);
 }
 
-/// One thread takes the output, another only asks whether the task has ended: it sees what the task did, whoever wrote the word that says so.
+/// One thread takes the output, another only asks whether the task has ended: it sees what the task did, whoever wrote the word that
+/// says so.
 fn finished_is_seen_with_what_was_done() {
     let local = worker();
     let done = Arc::new(AtomicUsize::new(0));

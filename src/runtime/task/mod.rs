@@ -140,9 +140,9 @@
 //! # Joining
 //!
 //! The join word has the bits HANDLE (there is a `JoinHandle`), WAKER (the slot holds the waker of whoever awaits it), COMPLETE (set by the
-//! owner, once, in place of the others) and TAKEN (set by the handle, beside COMPLETE, when it takes the output). Only the owner and the one
-//! handle write it, and after COMPLETE only the handle does. Each change before that is one read-modify-write whose answer says who owns
-//! what from there on:
+//! owner, once, in place of the others) and TAKEN (set by the handle, beside COMPLETE, when it takes the output). Only the owner and
+//! the one handle write it, and after COMPLETE only the handle does. Each change before that is one read-modify-write whose answer says
+//! who owns what from there on:
 //!
 //! ```text
 //!   the waker slot belongs to     the handle while WAKER is off; to nobody while it is on;

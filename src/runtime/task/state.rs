@@ -523,8 +523,8 @@ impl Join {
         Join::read(self.set(Side::Elsewhere, WAKER, 0))
     }
 
-    /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's, or is left to the header's end; if not,
-    /// what is in the slot is its to drop, and the output is the owner's.
+    /// Handle: it is being dropped. If complete, the output is its to drop, and the slot is the owner's, or is left to the header's
+    /// end; if not, what is in the slot is its to drop, and the output is the owner's.
     pub(super) fn drop_handle(&self, side: Side) -> Progress {
         if mutant("drop handle: load, then store") {
             let now = self.0.load(Acquire);
@@ -557,7 +557,8 @@ impl Join {
 
     /// Handle, of a complete task: it takes the output.
     pub(super) fn take_output(&self) {
-        // Of a complete task the word is the handle's alone to write. Release: who reads this instead of what `complete` wrote learns no less.
+        // Of a complete task the word is the handle's alone to write. Release: who reads this instead of what `complete` wrote learns
+        // no less.
         self.0.store(COMPLETE | TAKEN, if mutant("taken: relaxed") { Relaxed } else { Release });
     }
 
