@@ -74,6 +74,7 @@ fn objects_and_operations_of_io_are_not_send_and_what_travels_is() {
         net::Write<Vec<u8>>,
         net::WriteAll<Vec<u8>>,
         net::WriteVectored<Vec<Vec<u8>>>,
+        net::WriteAllVectored<Vec<Vec<u8>>>,
         fs::File,
         fs::AllocateFile,
         fs::SyncFile,

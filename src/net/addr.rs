@@ -73,7 +73,9 @@ pub(super) async fn resolve(target: &impl ToSocketAddrs) -> io::Result<Resolved>
             let lookup = move || {
                 std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), port)).map(Iterator::collect)
             };
-            let lookup = DriverHandle::current().threads().submit_silently("resolving a name", lookup)?;
+            // It is there while the future waits, which so stays on the worker where the socket will be.
+            let driver = DriverHandle::current();
+            let lookup = driver.threads().submit_silently("resolving a name", lookup)?;
             let answer = lookup.wanted().await;
             Resolved::List(answer.map_err(JobFailed::into_error)??)
         }
