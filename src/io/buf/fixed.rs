@@ -463,6 +463,15 @@ impl AsRef<[u8]> for FixedBuf {
     }
 }
 
+/// Equal to whatever has the same bytes: `buf == b"OK"`.
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for FixedBuf {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+impl Eq for FixedBuf {}
+
 impl AsMut<[u8]> for FixedBuf {
     fn as_mut(&mut self) -> &mut [u8] {
         self
@@ -729,6 +738,16 @@ mod tests {
     }
 
     // A log line must not print a client's password.
+    #[test]
+    fn it_is_equal_to_whatever_has_its_bytes() {
+        let mut buf = FixedBuf::heap(8);
+        buf.write_all(b"OK").expect("there is room");
+        assert!(buf == b"OK" && buf == *"OK" && buf == vec![b'O', b'K'] && buf == *b"OK".as_slice());
+        assert!(buf != b"OK!" && buf != FixedBuf::heap(8));
+        let shared = buf.freeze();
+        assert!(shared == b"OK" && shared == shared.clone());
+    }
+
     #[test]
     fn debug_shows_no_bytes() {
         let mut buf = FixedBuf::heap(4);

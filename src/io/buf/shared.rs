@@ -75,6 +75,15 @@ impl AsRef<[u8]> for SharedBuf {
     }
 }
 
+/// Equal to whatever has the same bytes: `buf == b"OK"`.
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for SharedBuf {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+impl Eq for SharedBuf {}
+
 impl From<FixedBuf> for SharedBuf {
     fn from(buf: FixedBuf) -> SharedBuf {
         buf.freeze()
