@@ -21,7 +21,7 @@ pub(crate) use system::{
 };
 
 #[cfg(all(test, target_os = "linux"))]
-pub(crate) use linux::{captured, machines};
+pub(crate) use linux::{captured, machines, parse_list};
 #[cfg(windows)]
 pub(crate) use windows::{AttachedTo, ConsoleEvent, Events, ReadAddresses, internet_address};
 

@@ -174,15 +174,17 @@ fn spread(mut cpus: Vec<Cpu>) -> Vec<Cpu> {
         *count - 1
     }
     let (mut threads, mut peers, mut caches) = (HashMap::new(), HashMap::new(), HashMap::new());
+    // What several nodes share is a cache of each: so is the one that stands for all of them where a machine tells of nodes alone.
+    let cache = |cpu: &Cpu| (cpu.node, cpu.cache);
     // Which of its node's caches each is, in order of their first CPUs.
     let mut places = HashMap::new();
     for cpu in &cpus {
-        places.entry(cpu.cache).or_insert_with(|| count(&mut caches, cpu.node));
+        places.entry(cache(cpu)).or_insert_with(|| count(&mut caches, cpu.node));
     }
     cpus.sort_by_cached_key(|cpu| {
         let thread = count(&mut threads, cpu.core);
-        let peer = count(&mut peers, (thread, cpu.slow, cpu.cache));
-        (thread, cpu.slow, peer, places[&cpu.cache], cpu.node, cpu.number)
+        let peer = count(&mut peers, (thread, cpu.slow, cache(cpu)));
+        (thread, cpu.slow, peer, places[&cache(cpu)], cpu.node, cpu.number)
     });
     cpus
 }
@@ -218,6 +220,9 @@ fn of_node(node: usize, cpus: Vec<Cpu>) -> Result<Vec<Cpu>, PlacementError> {
 }
 
 #[cfg(all(test, target_os = "linux"))]
+mod captures;
+
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use crate::os::{captured, machines};
@@ -250,6 +255,21 @@ mod tests {
         // The fast cores, the slow ones, the fast ones' second threads.
         assert_eq!(all(machines::HYBRID), [0, 2, 4, 5, 6, 7, 1, 3]);
         assert_eq!(all(machines::BIG_LITTLE), [4, 5, 0, 1, 2, 3]);
+    }
+
+    // Virtual machines often have nodes and tell of no caches, or of one for all; all workers of a few would share one node's memory.
+    #[test]
+    fn spread_takes_nodes_in_turn_whatever_is_said_of_caches() {
+        let nodes = "system/cpu/online:0-7\nsystem/node/online:0,2\nsystem/node/node0/cpulist:0-3\n\
+                     system/node/node2/cpulist:4-7\n";
+        let mut one_cache = nodes.to_owned();
+        for cpu in 0..8 {
+            let cache = format!("system/cpu/cpu{cpu}/cache/index3");
+            one_cache += &format!("{cache}/level:3\n{cache}/type:Unified\n{cache}/shared_cpu_list:0-7\n");
+        }
+        for tree in [nodes, &one_cache] {
+            assert_eq!(cpus(Placement::Spread, None, &machine(tree, 64)), [0, 4, 1, 5, 2, 6, 3, 7]);
+        }
     }
 
     #[test]

@@ -33,6 +33,6 @@ pub(crate) use preemption::preemptions;
 pub(crate) use socket::{peer_name, receive_now, reuse_address, reuse_port, set_user_timeout, user_timeout};
 pub(crate) use status::{FileStatus, file_kind};
 #[cfg(test)]
-pub(crate) use topology::{captured, machines};
+pub(crate) use topology::{captured, machines, parse_list};
 #[cfg(feature = "backtrace")]
 pub(crate) use unwind::frames;

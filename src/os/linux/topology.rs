@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `system/cpu/online` | the CPUs that run |
 //! | `system/cpu/cpuN/topology/core_cpus_list` | the threads of N's core, N among them (older kernels: `thread_siblings_list`) |
-//! | `system/cpu/cpuN/cache/index3/shared_cpu_list` | who shares its last cache; a part of a socket on some machines |
+//! | `system/cpu/cpuN/cache/indexM/level`, `type`, `shared_cpu_list` | its caches, and who shares each: the last has the highest level |
 //! | `system/node/online`, `system/node/nodeN/cpulist` | the NUMA nodes, and each one's CPUs; perhaps none |
 //! | `cpu_atom/cpus` | the slower kind, where Intel builds two |
 //! | `system/cpu/cpuN/cpu_capacity` | how fast N is beside the fastest, where the kernel knows (arm64) |
@@ -50,18 +50,29 @@ impl Topology {
             list(&format!("system/cpu/cpu{cpu}/topology/core_cpus_list"))
                 .or_else(|| list(&format!("system/cpu/cpu{cpu}/topology/thread_siblings_list")))
         });
-        let caches =
-            groups(&online, |cpu| list(&format!("system/cpu/cpu{cpu}/cache/index3/shared_cpu_list")));
+        // By its level: the third index is the second level's instructions on s390, and many a machine has no third level.
+        let caches = groups(&online, |cpu| {
+            let cache = |index| format!("system/cpu/cpu{cpu}/cache/index{index}");
+            let level = |index: &usize| read(&format!("{}/level", cache(*index)))?.trim().parse::<u32>().ok();
+            let for_data = |index: &usize| {
+                read(&format!("{}/type", cache(*index))).is_some_and(|kind| kind.trim() != "Instruction")
+            };
+            let last = (0..CACHES_MAX).filter(for_data).max_by_key(level)?;
+            list(&format!("{}/shared_cpu_list", cache(last)))
+        });
         let cpus = online.iter().map(|number| Cpu {
             number: *number,
             node: nodes.get(number).copied().unwrap_or(0),
             cache: caches.get(number).copied().unwrap_or(online[0]),
             core: cores.get(number).copied().unwrap_or(*number),
-            slow: atoms.contains(number) || capacities.get(number).copied() < fastest,
+            slow: atoms.contains(number) || capacities.get(number).is_some_and(|own| Some(*own) < fastest),
         });
         Topology(cpus.collect())
     }
 }
+
+/// How many caches of a CPU are looked at: four levels, of which two may have one for data and one for instructions, and two more.
+const CACHES_MAX: usize = 8;
 
 /// For each CPU the first of its group, where `members` knows the group. Members are asked once for each group.
 fn groups(online: &[usize], members: impl Fn(usize) -> Option<Vec<usize>>) -> BTreeMap<usize, usize> {
@@ -78,7 +89,7 @@ fn groups(online: &[usize], members: impl Fn(usize) -> Option<Vec<usize>>) -> BT
 }
 
 /// Reads "0-3,8": a list as the kernel writes them. `None` if it is none.
-fn parse_list(text: &str) -> Option<Vec<usize>> {
+pub(crate) fn parse_list(text: &str) -> Option<Vec<usize>> {
     let mut numbers = Vec::new();
     for range in text.trim().split(',').filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -157,6 +168,36 @@ mod tests {
     fn caches_divide_a_node() {
         let expected: Vec<_> = (0..16).map(|cpu| (cpu, 0, cpu % 8 / 2 * 2, cpu % 8)).collect();
         assert_eq!(told(CCX), expected);
+    }
+
+    // A cache found by its place in the list would be another one on machines without a third level, where neighbours share the second;
+    // with several kinds of cores some may have one.
+    #[test]
+    fn the_last_cache_is_the_one_of_the_highest_level() {
+        let mut tree = String::from("system/cpu/online:0-5\n");
+        let mut cache = |cpu: usize, index: usize, level: usize, kind: &str, shared: &str| {
+            let place = format!("system/cpu/cpu{cpu}/cache/index{index}");
+            tree +=
+                &format!("{place}/level:{level}\n{place}/type:{kind}\n{place}/shared_cpu_list:{shared}\n");
+        };
+        for cpu in 0..6 {
+            let own = &cpu.to_string();
+            cache(cpu, 0, 1, "Data", own);
+            cache(cpu, 1, 1, "Instruction", own);
+            match cpu {
+                0 | 1 => {
+                    cache(cpu, 2, 2, "Unified", own);
+                    cache(cpu, 3, 3, "Unified", "0-1");
+                }
+                2 | 3 => cache(cpu, 2, 2, "Unified", "2-3"),
+                _ => {
+                    cache(cpu, 2, 2, "Data", "4-5");
+                    cache(cpu, 3, 2, "Instruction", own);
+                }
+            }
+        }
+        let caches: Vec<_> = captured(&tree).0.iter().map(|cpu| cpu.cache).collect();
+        assert_eq!(caches, [0, 0, 2, 2, 4, 4]);
     }
 
     // What is offline has a folder, but no topology in it; its sibling must not wait for it.

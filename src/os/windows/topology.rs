@@ -5,7 +5,7 @@
 //! | record | says |
 //! |---|---|
 //! | a core | its processors, and its class of efficiency: a higher one is faster |
-//! | a cache | its level, and its processors; level 3 is the last that a part of a socket shares |
+//! | a cache | its level, and its processors; the one of the highest level is the last |
 //! | a NUMA node | its number and its processors |
 //!
 //! What is not said is taken to be alike: each processor a core of its own, one cache and one node for all. A system that tells nothing
@@ -29,7 +29,7 @@ use crate::os::{Cpu, Topology};
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Record {
     Core { cpus: Vec<usize>, class: u8 },
-    LastCache { cpus: Vec<usize> },
+    Cache { cpus: Vec<usize>, level: u8 },
     Node { cpus: Vec<usize>, number: usize },
 }
 
@@ -53,8 +53,9 @@ impl Topology {
                     cores.insert(*cpu, cpus[0]);
                     classes.insert(*cpu, *class);
                 }),
-                Record::LastCache { cpus } => cpus.iter().for_each(|cpu| {
-                    caches.insert(*cpu, cpus[0]);
+                Record::Cache { cpus, level } => cpus.iter().for_each(|cpu| {
+                    let last = caches.entry(*cpu).or_insert((*level, cpus[0]));
+                    *last = (*last).max((*level, cpus[0]));
                 }),
                 Record::Node { cpus, number } => cpus.iter().for_each(|cpu| {
                     nodes.insert(*cpu, *number);
@@ -66,7 +67,7 @@ impl Topology {
         let cpus = cores.iter().map(|(number, core)| Cpu {
             number: *number,
             node: nodes.get(number).copied().unwrap_or(0),
-            cache: caches.get(number).copied().unwrap_or(first),
+            cache: caches.get(number).map_or(first, |(_, cache)| *cache),
             core: *core,
             slow: classes.get(number).copied() < fastest,
         });
@@ -130,10 +131,11 @@ fn records(words: &[u64]) -> Vec<Record> {
                     class,
                 }
             }),
-            CACHE => read::<u8>(bytes, body, end).filter(|level| *level == 3).map(|_| {
+            CACHE => read::<u8>(bytes, body, end).map(|level| {
                 let count = read(bytes, body + offset_of!(CACHE_RELATIONSHIP, GroupCount), end);
-                Record::LastCache {
+                Record::Cache {
                     cpus: masks(offset_of!(CACHE_RELATIONSHIP, Anonymous), count.unwrap_or(1)),
+                    level,
                 }
             }),
             NUMA_NODE => read::<u32>(bytes, body, end).map(|number| {
@@ -144,7 +146,7 @@ fn records(words: &[u64]) -> Vec<Record> {
             _ => None,
         };
         let says_something = |record: &Record| match record {
-            Record::Core { cpus, .. } | Record::LastCache { cpus } | Record::Node { cpus, .. } => {
+            Record::Core { cpus, .. } | Record::Cache { cpus, .. } | Record::Node { cpus, .. } => {
                 !cpus.is_empty()
             }
         };
@@ -215,6 +217,26 @@ mod tests {
             told,
             [(0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 2), (3, 0, 0, 2), (64, 1, 64, 64), (65, 1, 64, 64)]
         );
+    }
+
+    // Some kinds of cores share a second level and have no third.
+    #[test]
+    fn the_last_cache_is_the_one_of_the_highest_level() {
+        let words = [
+            core(0, 0, 0b0001),
+            core(0, 0, 0b0010),
+            core(0, 0, 0b0100),
+            core(0, 0, 0b1000),
+            cache(3, 0, 0b0011),
+            cache(2, 0, 0b0001),
+            cache(2, 0, 0b0010),
+            cache(2, 0, 0b1100),
+            cache(1, 0, 0b0100),
+            cache(1, 0, 0b1000),
+        ]
+        .concat();
+        let caches: Vec<_> = Topology::of(&records(&words)).0.iter().map(|cpu| cpu.cache).collect();
+        assert_eq!(caches, [0, 0, 2, 2]);
     }
 
     #[test]
