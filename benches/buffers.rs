@@ -18,10 +18,15 @@ use std::thread;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use futures_util::future::join_all;
+#[cfg(target_os = "linux")]
 use mimalloc::MiMalloc;
 use veloq::fs::File;
 use veloq::io::buf::{BuddyPool, BufPool, FixedBuf, HybridPool, IoBuf};
 use veloq::runtime::{Builder, Runtime};
+
+/// It is written in C, and not built elsewhere: there its row is once more the system's.
+#[cfg(not(target_os = "linux"))]
+use std::alloc::System as MiMalloc;
 
 /// Reads of one sample, and those that are under way at once.
 const READS: u64 = 64_000;

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::hint::black_box;
-use std::os::unix::fs::FileExt;
+use std::io::Write;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -478,8 +478,11 @@ fn read_into_a_buffer_of_the_heap(bencher: Bencher<'_, '_>) {
 }
 
 /// The same by the system call, which blocks: what there is to be compared with.
+#[cfg(unix)]
 #[divan::bench]
 fn read_by_system_call(bencher: Bencher<'_, '_>) {
+    use std::os::unix::fs::FileExt;
+
     let mut buf = [0; BLOCK];
     bencher.counter(ItemsCount::new(STEPS)).bench_local(|| {
         for step in 0..STEPS {
@@ -490,8 +493,8 @@ fn read_by_system_call(bencher: Bencher<'_, '_>) {
 
 /// A file of a megabyte, just written and so in the page cache, without a name.
 static CACHED: LazyLock<std::fs::File> = LazyLock::new(|| {
-    let file = tempfile::tempfile().expect("a temporary file");
-    file.write_all_at(&vec![7; BLOCK * 256], 0).expect("there is room");
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    file.write_all(&vec![7; BLOCK * 256]).expect("there is room");
     file
 });
 
