@@ -18,9 +18,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use veloq::fs::File;
+use veloq::io::op::misc::nop;
 use veloq::net::{TcpListener, TcpStream, UdpSocket};
 use veloq::runtime::{Builder, Handle};
-use veloq::task::{self, CancelToken, Class, yield_now};
+use veloq::task::{self, CancelToken, Class, next_turn, yield_now};
 use veloq::time::{Instant, interval, sleep, timeout};
 use veloq::{WorkerId, spawn_local, spawn_to};
 
@@ -230,6 +231,7 @@ fn a_future_that_was_polled_once_leaves_nothing_when_it_is_dropped() {
                 polled("timeout", Box::pin(discard(timeout(Duration::from_secs(3_600), stream.recv()))));
                 polled("tick", Box::pin(discard(ticks.tick())));
                 polled("cancelled", Box::pin(token.cancelled()));
+                polled("next_turn", Box::pin(next_turn()));
                 polled("ctrl_c", Box::pin(discard(veloq::signal::ctrl_c())));
                 polled("spawn_to", Box::pin(discard(spawn_to(WorkerId::new(1), async move || ()))));
                 let task = spawn_local(pending::<()>());
@@ -262,6 +264,34 @@ fn a_worker_does_not_sleep_while_background_work_is_ready() {
         background.await.expect("no panic")
     });
     assert_eq!(polls, 1_000);
+}
+
+/// One that went on at once, or before those whom the kernel has answered, would come first here; and one for whom the worker slept
+/// would never come, since nothing else happens.
+#[test]
+fn the_next_turn_begins_behind_what_the_kernel_has_answered() {
+    let _others = among_others();
+    runtime(1).block_on(async {
+        for _ in 0..1_000 {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let answered: Vec<_> = (0..3)
+                .map(|_| {
+                    let order = Rc::clone(&order);
+                    spawn_local(async move {
+                        nop().await.expect("the kernel answers");
+                        order.borrow_mut().push("answered");
+                    })
+                })
+                .collect();
+            next_turn().await;
+            order.borrow_mut().push("next turn");
+            assert_eq!(*order.borrow(), ["answered", "answered", "answered", "next turn"]);
+            next_turn().await;
+            for task in answered {
+                task.await.expect("no panic");
+            }
+        }
+    });
 }
 
 /// A task that is always ready, and counts its polls from the moment at which what is tested was due.

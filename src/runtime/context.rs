@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::task::Waker;
 
 use super::mesh::links::{Links, Unsent};
 use super::metrics::WorkerMetrics;
@@ -43,6 +44,8 @@ pub(crate) struct Parts {
     /// How often the receive ring was found empty when that was last told.
     pub(crate) dry_told: Cell<u64>,
     pub(crate) turns: Cell<u64>,
+    /// Who goes on behind the next look at the kernel.
+    pub(crate) after_look: RefCell<Vec<Waker>>,
     pub(crate) parks: Cell<u64>,
     pub(crate) timers_fired: Cell<u64>,
     pub(crate) spinner: Spinner,
@@ -195,6 +198,12 @@ impl Context {
     fn place(&self, task: TaskRef) {
         self.placed.set(self.placed.get() + 1);
         self.executor.place(task, self.clock.coarse_ns());
+    }
+
+    /// Has this one woken behind the next look at the kernel.
+    pub(crate) fn wake_after_look(&self, waker: &Waker) {
+        let waker = waker.clone();
+        self.after_look.borrow_mut().push(waker);
     }
 
     /// For tests: runs a future as a task of this worker.

@@ -14,7 +14,8 @@
 //!                           announce, look again, park: the same entry, but it sleeps
 //! ```
 //!
-//! One turn is at most one kernel entry: what the tasks submitted goes out by the very call that waits for answers.
+//! One turn is at most one kernel entry: what the tasks submitted goes out by the very call that waits for answers. Who wants to go
+//! on behind that entry, and behind the tasks that it makes ready, is woken last ([`next_turn`](crate::task::next_turn())).
 //!
 //! **Fairness.** The budget bounds how many polls come between two looks at the driver, and [`SLICE_NS`] how long: a task
 //! that always yields delays arriving data and due timers by one budget, long polls by one slice and one of them. A healthy turn is
@@ -113,6 +114,7 @@ impl Worker {
             watch,
             dry_told: Default::default(),
             turns: Default::default(),
+            after_look: Default::default(),
             parks: Default::default(),
             timers_fired: Default::default(),
             spinner,
@@ -238,7 +240,8 @@ impl Worker {
         let is_idle = {
             let parts = &*self.context;
             parts.spinner.turned();
-            !parts.executor.has_ready() && !parts.links.borrow().has_unfinished()
+            let has_asked = !parts.after_look.borrow().is_empty();
+            !has_asked && !parts.executor.has_ready() && !parts.links.borrow().has_unfinished()
         };
         let is_idle = is_idle && !self.steal();
         let parts = &*self.context;
@@ -268,6 +271,9 @@ impl Worker {
             }
             parts.driver.process_completions()
         };
+        for waiter in parts.after_look.take() {
+            waiter.wake();
+        }
         if announces && mailbox.doorbell().wake_up() == WokenAs::Searcher {
             self.search();
         }
@@ -335,7 +341,8 @@ impl Worker {
         let rung = doorbell.announce_sleep().is_err();
         let woken = doorbell.wake_up();
         assert_eq!(woken, WokenAs::Itself, "nobody summons it meanwhile: there is one thread");
-        rung || parts.executor.has_ready() || parts.links.borrow().has_unfinished()
+        let has_asked = !parts.after_look.borrow().is_empty();
+        rung || has_asked || parts.executor.has_ready() || parts.links.borrow().has_unfinished()
     }
 
     /// Lets the calling thread, on which all turns are taken, be watched, if there is a watchdog.

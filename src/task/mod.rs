@@ -15,6 +15,8 @@ mod join_set;
 #[cfg(not(loom))]
 mod local;
 #[cfg(not(loom))]
+mod next_turn;
+#[cfg(not(loom))]
 mod spawn;
 mod yield_now;
 
@@ -32,6 +34,8 @@ pub use builder::Builder;
 pub use cancel::{CancelToken, Cancelled};
 #[cfg(not(loom))]
 pub use join_set::JoinSet;
+#[cfg(not(loom))]
+pub use next_turn::next_turn;
 #[cfg(not(loom))]
 pub use spawn::{on_every_worker, spawn, spawn_local, spawn_pinned, spawn_to};
 pub use yield_now::yield_now;
