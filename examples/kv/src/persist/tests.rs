@@ -205,6 +205,28 @@ async fn commands_of_a_turn_share_a_frame_and_a_sync() {
     assert_eq!((stats.frames, stats.syncs, stats.waiting), (1, 1, 0));
 }
 
+// What could go wrong: who was released by a sync asks again at once, and finds the next frame sealed: a client that is answered and one
+// that was not yet take turns at the disk, where they could share it.
+#[veloq::test]
+async fn who_asks_again_at_once_is_in_the_next_frame() {
+    let dir = temp();
+    let rig = Rc::new(Rig::open(dir.path(), 1, Fsync::Always).await.expect("empty"));
+    let released = Rc::clone(&rig);
+    let again = spawn_local(async move {
+        released.put("first", "value").await?;
+        // To the client and back, as fast as that can be.
+        veloq::io::op::misc::nop().await.expect("the kernel answers");
+        released.put("again", "value").await
+    });
+    while rig.shards[0].1.sealed.get() == 0 {
+        veloq::task::yield_now().await;
+    }
+    // The committer has just taken the first one, and knows of no answer of the kernel's yet.
+    rig.put("second", "value").await.expect("written");
+    again.await.expect("no panic").expect("written");
+    assert_eq!(rig.shards[0].1.stats().frames, 2);
+}
+
 // What could go wrong: a tail that a crash tore stops the server, is replayed in part, or is still there behind new frames.
 #[veloq::test]
 async fn a_tail_torn_anywhere_is_cut() {
