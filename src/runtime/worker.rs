@@ -51,6 +51,7 @@ use super::timer::{Clock, Timers};
 use super::trace;
 use super::worker_id::WorkerId;
 use crate::io::buf::Pool;
+use crate::io::driver::thread_pool::quietly;
 use crate::io::driver::{Drained, DriverHandle};
 use crate::sync::Arc;
 
@@ -271,8 +272,9 @@ impl Worker {
             }
             parts.driver.process_completions()
         };
-        for waiter in parts.after_look.take() {
-            waiter.wake();
+        for waker in parts.after_look.take() {
+            // A program's own, as that of a combinator is, may panic.
+            quietly(|| waker.wake());
         }
         if announces && mailbox.doorbell().wake_up() == WokenAs::Searcher {
             self.search();
