@@ -149,13 +149,12 @@ impl DriverHandle {
 /// A storm that did not notice a drain which leaves something out would prove nothing.
 #[test]
 fn a_drain_that_leaves_out_reads_is_caught() {
+    let freed = "bytes were written to buffers that had been freed";
+    // A simulated kernel sees it the moment it happens, in a build that looks.
+    let had = if cfg!(debug_assertions) { "somebody wrote to memory that the kernel had" } else { freed };
     for (test, complaint) in [
-        (
-            "a_driver_ends_with_everything_in_flight_and_nobody_writes_afterwards",
-            "bytes were written to buffers that had been freed",
-        ),
-        // A simulated kernel sees it the moment it happens.
-        ("a_simulated_driver_ends_with_everything_in_flight", "somebody wrote to memory that the kernel had"),
+        ("a_driver_ends_with_everything_in_flight_and_nobody_writes_afterwards", freed),
+        ("a_simulated_driver_ends_with_everything_in_flight", had),
     ] {
         caught("the drain leaves out reads", &format!("io::driver::tests::shut_down::{test}"), complaint);
     }
