@@ -177,8 +177,8 @@ impl Header {
     }
 
     /// Writes into a header at [rest](Header::rest) what is new of a task, as [`write`](Header::write) does for [`Origin::Here`]. What
-    /// adoption, a queue or a list writes before anybody reads it is left to them: each store counts where a task is born and dies in the
-    /// time of a hundred.
+    /// adoption, a queue or a list writes before anybody reads it is left to them: what a short task costs is, for a good part, its
+    /// header's stores.
     ///
     /// # Safety
     ///
