@@ -20,8 +20,8 @@ use crate::sync::Cell;
 
 /// A worker's shelves.
 pub(super) struct Cells {
-    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n` lines, of which the
-    /// first are a header at rest.
+    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n` lines and one, of
+    /// which the first are a header at rest.
     shelves: [Cell<Option<NonNull<Header>>>; SHELVES],
     kept_bytes: Cell<usize>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Cells {
 #[derive(Clone, Copy)]
 pub(super) struct CellLayout {
     layout: Layout,
-    /// 0 if none is kept.
+    /// [`NO_SHELF`] if none is kept.
     shelf: usize,
 }
 
@@ -39,11 +39,11 @@ impl CellLayout {
     pub(super) const fn of<T>() -> CellLayout {
         let layout = Layout::new::<T>();
         let lines = layout.size().div_ceil(LINE);
-        if lines >= SHELVES || layout.align() > align_of::<Header>() || cfg!(asan) {
-            return CellLayout { layout, shelf: 0 };
+        if lines > SHELVES || layout.align() > align_of::<Header>() || cfg!(asan) {
+            return CellLayout { layout, shelf: NO_SHELF };
         }
         match Layout::from_size_align(lines * LINE, layout.align()) {
-            Ok(layout) => CellLayout { layout, shelf: lines },
+            Ok(layout) => CellLayout { layout, shelf: lines - 1 },
             Err(_) => panic!("a kilobyte is not too large"),
         }
     }
@@ -62,7 +62,7 @@ impl CellLayout {
     /// It was [allocated](CellLayout::allocate) as the same cell, nobody uses it any more, and behind the header nothing is left to be
     /// dropped.
     #[inline(never)]
-    pub(super) unsafe fn clear(self, place: NonNull<Header>) {
+    pub(super) unsafe fn clear(&self, place: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         unsafe {
             place.drop_in_place();
@@ -80,7 +80,7 @@ impl Cells {
     /// Memory for a cell, with a header at rest. `None` if there is none here.
     #[inline]
     pub(super) fn take(&self, layout: CellLayout) -> Option<NonNull<Header>> {
-        let shelf = &self.shelves[layout.shelf];
+        let shelf = self.shelves.get(layout.shelf)?;
         let place = shelf.get()?;
         // SAFETY: what is on a shelf is a header that was this worker's, and is nobody else's.
         shelf.set(unsafe { place.as_ref().owned() }.list_next.get());
@@ -88,24 +88,24 @@ impl Cells {
         Some(place)
     }
 
-    /// Keeps the memory of a cell that is no more, or frees it if there is no shelf for it or enough is kept.
+    /// Keeps the memory of a cell that is no more, unless there is no shelf for it, or enough is kept. Whether it did.
     ///
     /// # Safety
     ///
-    /// It was [allocated](CellLayout::allocate) as `layout` says, nobody else uses it any more, and what is in it is a header at rest
-    /// that was this worker's.
+    /// What is in it is a header at rest that was this worker's, and nothing else; nobody uses it any more, or will, if this says yes.
     #[inline]
-    pub(super) unsafe fn keep(&self, layout: CellLayout, place: NonNull<Header>) {
-        let kept_bytes = self.kept_bytes.get() + layout.layout.size();
-        if layout.shelf == 0 || kept_bytes > KEPT_BYTES_MAX {
-            // SAFETY: the caller's own promise.
-            return unsafe { layout.clear(place) };
-        }
-        self.kept_bytes.set(kept_bytes);
-        let shelf = &self.shelves[layout.shelf];
+    pub(super) unsafe fn keep(&self, place: NonNull<Header>) -> bool {
         // SAFETY: the caller's own promise.
-        unsafe { place.as_ref().owned() }.list_next.set(shelf.get());
-        shelf.set(Some(place));
+        let header = unsafe { place.as_ref() };
+        let layout = &header.vtable.layout;
+        let kept_bytes = self.kept_bytes.get() + layout.layout.size();
+        let Some(shelf) = self.shelves.get(layout.shelf).filter(|_| kept_bytes <= KEPT_BYTES_MAX) else {
+            return false;
+        };
+        self.kept_bytes.set(kept_bytes);
+        // SAFETY: this was its owner.
+        unsafe { header.owned() }.list_next.set(shelf.replace(Some(place)));
+        true
     }
 }
 
@@ -116,7 +116,7 @@ impl Drop for Cells {
             while let Some(place) = next {
                 // SAFETY: a header at rest, which is this shelf's alone.
                 next = unsafe { place.as_ref().owned() }.list_next.get();
-                let layout = Layout::from_size_align(shelf * LINE, align_of::<Header>());
+                let layout = Layout::from_size_align((shelf + 1) * LINE, align_of::<Header>());
                 let layout = CellLayout { layout: layout.expect("as it was in `CellLayout::of`"), shelf };
                 // SAFETY: what is on a shelf was allocated with the shelf's layout, whose alignment is a header's, since a cell
                 // starts with one and is aligned to no more.
@@ -129,8 +129,11 @@ impl Drop for Cells {
 /// What is kept comes in pieces of so many bytes: a cache line.
 const LINE: usize = 64;
 
-/// Shelves, of which the first stays empty: the futures of nearly all tasks take less than a kilobyte.
-const SHELVES: usize = 17;
+/// Shelves: the futures of nearly all tasks take less than a kilobyte.
+const SHELVES: usize = 16;
+
+/// The number of none of them.
+const NO_SHELF: usize = SHELVES;
 
 /// What a worker keeps at the most: the tasks of a thousand requests of usual size, and less than a core's own cache holds. Beyond that
 /// memory that was used long ago is no faster than the allocator's.

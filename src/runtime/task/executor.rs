@@ -35,7 +35,7 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 
-use super::cells::{CellLayout, Cells};
+use super::cells::Cells;
 use super::join::JoinHandle;
 use super::label::{Class, Label};
 use super::raw::{self, Counted, TaskRef, drop_quietly};
@@ -213,17 +213,39 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// Nobody else refers to `task` any more, its stage is empty, and its cell was allocated as `layout` says.
-    #[inline]
-    pub(super) unsafe fn clear_away(task: NonNull<Header>, layout: CellLayout) {
-        // SAFETY: the caller's own promise. No reference to the header is left when its memory goes.
+    /// Nobody refers to `task` any more, and its stage is empty.
+    #[inline(never)]
+    pub(super) unsafe fn clear_away(task: NonNull<Header>) {
+        // SAFETY: it is there until one of the two below takes it, by the caller's own promise; its header is at rest when it is kept.
         unsafe {
-            match Executor::owner_of(task.as_ref()) {
+            let kept = match Executor::owner_of(task.as_ref()) {
+                Some(local) if task.as_ref().is_at_rest() => local.cells.keep(task),
+                _ => false,
+            };
+            if !kept {
+                Executor::clear_away_slowly(task);
+            }
+        }
+    }
+
+    /// The same where something is left to be dropped, or the memory cannot be kept.
+    ///
+    /// # Safety
+    ///
+    /// As [`clear_away`](Executor::clear_away).
+    #[inline(never)]
+    unsafe fn clear_away_slowly(task: NonNull<Header>) {
+        // SAFETY: as above. No reference to the header is left when its memory goes.
+        unsafe {
+            let kept = match Executor::owner_of(task.as_ref()) {
                 Some(local) => {
                     Header::rest(task);
-                    local.cells.keep(layout, task);
+                    local.cells.keep(task)
                 }
-                None => layout.clear(task),
+                None => false,
+            };
+            if !kept {
+                task.as_ref().vtable.layout.clear(task);
             }
         }
     }

@@ -43,8 +43,8 @@ pub(super) struct VTable {
     /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller, unless the output is
     /// what another panic carried.
     pub(super) drop_output: unsafe fn(NonNull<Header>),
-    /// Takes the cell's memory back. Called by whoever gave up the last reference.
-    free: unsafe fn(NonNull<Header>),
+    /// What the cell takes of memory.
+    pub(super) layout: CellLayout,
     /// Whether any worker may poll the task, whenever it is ready.
     pub(super) stealable: bool,
 }
@@ -128,7 +128,7 @@ where
         cancel: Self::cancel,
         take_output: Self::take_output,
         drop_output: Self::drop_output,
-        free: Self::free,
+        layout: Self::LAYOUT,
         stealable: STEALABLE,
     };
 
@@ -337,15 +337,6 @@ where
             cell.empty();
         }
     }
-
-    /// # Safety
-    ///
-    /// As [`VTable::free`].
-    unsafe fn free(task: NonNull<Header>) {
-        // SAFETY: nobody refers to the cell any more, which was allocated by the layout of this very type. The stage is Empty (module
-        // docs of `task`), so nothing in it is left to be dropped.
-        unsafe { Executor::clear_away(task, Self::LAYOUT) };
-    }
 }
 
 /// One counted reference to a task's cell, good on any thread.
@@ -476,8 +467,8 @@ pub(super) unsafe fn give_up(task: NonNull<Header>, count: usize) {
     // If no others are left nobody can make any: no read-modify-write is needed. Acquire, here and below,
     // pairs with the Release of every other holder's subtraction: whatever they did to the cell happened before it is freed.
     if references.load(Acquire) == count || references.fetch_sub(count, AcqRel) == count {
-        // SAFETY: those were the last references.
-        unsafe { ((*task.as_ptr()).vtable.free)(task) };
+        // SAFETY: those were the last references. The stage is empty by now (module docs of `task`).
+        unsafe { Executor::clear_away(task) };
     }
 }
 

@@ -159,14 +159,11 @@ impl Header {
     pub(super) unsafe fn rest(mut task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let header = unsafe { task.as_mut() };
-        // Looked at before they are taken: where nothing is, nothing is stored.
-        let name = if header.name.is_some() { header.name.take() } else { None };
+        let name = header.name.take();
         #[cfg(feature = "tracing")]
         let span = std::mem::replace(&mut header.span, tracing::Span::none());
         // SAFETY: nobody else is left.
-        let waker = header
-            .join_waker
-            .with_mut(|slot| unsafe { if (*slot).is_some() { (*slot).take() } else { None } });
+        let waker = header.join_waker.with_mut(|slot| unsafe { (*slot).take() });
         // Foreign code, when all is in order, and quietly: it is called in the middle of whatever gave up the last reference.
         drop(name);
         if let Some(waker) = waker {
@@ -174,6 +171,21 @@ impl Header {
         }
         #[cfg(feature = "tracing")]
         drop_quietly(span);
+    }
+
+    /// Whether there is nothing that [`rest`](Header::rest) would end, as with nearly every task.
+    ///
+    /// # Safety
+    ///
+    /// As for `rest`.
+    #[inline]
+    pub(super) unsafe fn is_at_rest(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        if !self.span.is_none() {
+            return false;
+        }
+        // SAFETY: nobody else is left.
+        self.name.is_none() && self.join_waker.with(|slot| unsafe { (*slot).is_none() })
     }
 
     /// Writes into a header at [rest](Header::rest) what is new of a task, as [`write`](Header::write) does for [`Origin::Here`]. What
