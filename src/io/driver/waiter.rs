@@ -4,7 +4,7 @@
 //! [`Waker`], or an opaque counted reference to the task that is being polled right now, with a vtable that the runtime
 //! supplies. The second kind costs no atomic instruction: it never leaves the worker, so its count is a plain integer.
 //!
-//! Order of events: before it polls a task, the executor calls [`run_as`] with that task's reference. An operation that
+//! Order of events: to poll a task, the executor calls [`run_as`] with that task's [`TaskWaker`]. An operation that
 //! must wait asks [`Waiter::of`] with the poll's context. When the context's waker is the running task's own, the
 //! operation gets a counted reference to the task; when a combinator such as `FuturesUnordered` put a waker of its own
 //! there, it gets a clone of that. Operations refresh their waiter at each poll, so a future may move between tasks.
@@ -14,10 +14,11 @@
 )]
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicPtr, compiler_fence};
-use std::task::{Context, RawWakerVTable, Waker};
+use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use super::thread_pool::quietly;
 
@@ -53,52 +54,82 @@ impl RawWaiter {
     }
 }
 
+/// A task as it is polled: its own waker, which is not counted, and how to count the task as a waiter. It stays beside the task, so that a
+/// poll has nothing to put together.
+#[derive(Debug)]
+pub(crate) struct TaskWaker {
+    waker: ManuallyDrop<Waker>,
+    vtable: &'static WaiterVTable,
+}
+
+impl TaskWaker {
+    /// What the task is polled with whose waker has that data pointer and those functions.
+    ///
+    /// # Safety
+    ///
+    /// Whenever [`run_as`] is called with it, the functions of `waker` are sound to call on `data` by [`RawWaker`]'s contract, but that
+    /// it is never dropped.
+    pub(crate) unsafe fn new(
+        data: *const (),
+        waker: &'static RawWakerVTable,
+        vtable: &'static WaiterVTable,
+    ) -> TaskWaker {
+        // SAFETY: nobody uses it but `run_as`, and the caller vouches for that time.
+        let waker = unsafe { Waker::from_raw(RawWaker::new(data, waker)) };
+        TaskWaker { waker: ManuallyDrop::new(waker), vtable }
+    }
+
+    fn raw(&self) -> RawWaiter {
+        RawWaiter { data: self.waker.data(), vtable: self.vtable }
+    }
+}
+
 thread_local! {
-    /// The task that is being polled on this thread, or null: a local variable of `run_as`. Whoever stops the thread may look at it, so
+    /// The task that is being polled on this thread, or null: what `run_as` was called with. Whoever stops the thread may look at it, so
     /// it is one word, and changes in one piece.
-    static RUNNING: AtomicPtr<RawWaiter> = const { AtomicPtr::new(ptr::null_mut()) };
+    static RUNNING: AtomicPtr<TaskWaker> = const { AtomicPtr::new(ptr::null_mut()) };
 }
 
 /// The task that is being polled on this thread.
 fn now_running() -> Option<RawWaiter> {
     // Relaxed, here and below: it is this thread's own.
     let running = RUNNING.with(|running| running.load(Relaxed));
-    // SAFETY: `run_as` took care that what is there is in place before, and until after, its address is.
-    unsafe { running.as_ref() }.copied()
+    // SAFETY: who called `run_as` keeps what is there before, and until after, its address is.
+    unsafe { running.as_ref() }.map(TaskWaker::raw)
 }
 
-/// Polls (in `poll`) the task that `task` names, so that operations in it can wait as that task.
+/// Polls (in `poll`) the task that `task` stands for, so that operations in it can wait as that task.
 ///
 /// # Safety
 ///
-/// Until `poll` returns, `task.data` must name a live task of the worker that runs on this thread, and the functions of
-/// `task.vtable` must be sound to call on it from this thread. References retained meanwhile are given back on the same
+/// Until `poll` returns, `task` must stand for a live task of the worker that runs on this thread, and the functions of
+/// its vtable must be sound to call on it from this thread. References retained meanwhile are given back on the same
 /// worker.
-pub(crate) unsafe fn run_as<R>(task: RawWaiter, poll: impl FnOnce() -> R) -> R {
+#[inline]
+pub(crate) unsafe fn run_as<R>(task: &TaskWaker, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
     /// Puts the outer task back even if `poll` unwinds.
-    struct Restore(*mut RawWaiter);
+    struct Restore(*mut TaskWaker);
     impl Drop for Restore {
         fn drop(&mut self) {
             put(self.0);
         }
     }
     /// Says who is being polled, to the code that this thread goes on with and to whoever stops it.
-    fn put(task: *mut RawWaiter) {
+    fn put(task: *mut TaskWaker) {
         // Who stops this thread sees its memory as the compiler ordered the changes: the one to the address comes after what it
         // points to was written, and before that place is used for something else.
         compiler_fence(SeqCst);
         RUNNING.with(|running| running.store(task, Relaxed));
         compiler_fence(SeqCst);
     }
-    let mut task = task;
     let _restore = Restore(RUNNING.with(|running| running.load(Relaxed)));
-    put(&raw mut task);
-    poll()
+    put(ptr::from_ref(task).cast_mut());
+    poll(&mut Context::from_waker(&task.waker))
 }
 
 /// Where a thread has the task that it polls, for whoever stops the thread to look.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RunningThere(NonNull<AtomicPtr<RawWaiter>>);
+pub(crate) struct RunningThere(NonNull<AtomicPtr<TaskWaker>>);
 
 // SAFETY: it is an address until somebody calls `get`, which vouches for the thread that it belongs to.
 unsafe impl Send for RunningThere {}
@@ -119,9 +150,9 @@ impl RunningThere {
     pub(crate) unsafe fn get(self, vtable: &'static WaiterVTable) -> Option<*const ()> {
         // SAFETY: the thread has not ended, and with it what is local to it.
         let task = unsafe { self.0.as_ref() }.load(Relaxed);
-        // SAFETY: null, or the place that `run_as` keeps on that thread's stack until it has put another there; since the thread
-        // stands still, by the caller's promise, it keeps it while we look.
-        let task = unsafe { task.as_ref() }?;
+        // SAFETY: null, or what `run_as` was called with on that thread, which is kept until another was put there; since the thread
+        // stands still, by the caller's promise, it is kept while we look.
+        let task = unsafe { task.as_ref() }?.raw();
         ptr::eq(task.vtable, vtable).then_some(task.data)
     }
 }
@@ -204,9 +235,7 @@ impl Drop for TaskRef {
 /// A waker whose clone calls `meddle`, as that of a program's own waker may call anything. For tests that use one thread.
 #[cfg(all(test, not(loom)))]
 pub(crate) fn waker_that_meddles(meddle: impl Fn() + 'static) -> Waker {
-    use std::mem::ManuallyDrop;
     use std::rc::Rc;
-    use std::task::RawWaker;
 
     type Meddle = Box<dyn Fn()>;
     static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, forget, |_| (), forget);

@@ -154,10 +154,9 @@ where
     unsafe fn poll(task: NonNull<Header>) -> Poll<()> {
         // SAFETY: the task is Linked, so the owner's reference keeps the cell; or its runner's does.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        let waker = if STEALABLE { waker::STEALABLE } else { waker::PINNED };
         // SAFETY: the task stays Linked (or its runner's reference stays) until this call is over, and we run on its owner (or
-        // are its runner). The waker is the one for such a task.
-        let polled = catch(|| unsafe { waker::poll_as(task, waker, |cx| cell.advance(cx)) });
+        // are its runner).
+        let polled = catch(|| unsafe { waker::poll_as(task, |cx| cell.advance(cx)) });
         match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(())) => {}

@@ -13,6 +13,8 @@ use std::task::Waker;
 use super::label::{Class, Label, Name};
 use super::raw::{VTable, drop_quietly};
 use super::remote::Link;
+use super::waker;
+use crate::io::driver::waiter::TaskWaker;
 #[cfg(not(loom))]
 use crate::runtime::dump::TaskState;
 use crate::runtime::mesh::mailbox::Mailbox;
@@ -50,6 +52,8 @@ pub(in crate::runtime) struct Header {
     mailbox: UnsafeCell<Option<Arc<Mailbox>>>,
     /// Whose it is, as the address of a mailbox; [`NOBODY`] as long as it has no owner. See [`Header::belongs_to`].
     owner: AtomicPtr<Mailbox>,
+    /// What it is polled with. It stands for this address, whichever task is here.
+    pub(super) task_waker: TaskWaker,
     /// What depends on the type of the future.
     pub(super) vtable: &'static VTable,
     /// Plain words; see [`Header::owned`]. They and the stage behind the header are what a wake and a poll touch.
@@ -136,6 +140,7 @@ impl Header {
             (&raw mut (*header).class).write(class);
             (&raw mut (*header).mailbox).write(UnsafeCell::new(mailbox));
             (&raw mut (*header).owner).write(AtomicPtr::new(NOBODY));
+            (&raw mut (*header).task_waker).write(waker::task_waker(place, vtable.stealable));
             (&raw mut (*header).vtable).write(vtable);
             let owned = &raw mut (*header).owned;
             (&raw mut (*owned).list_prev).write(Cell::new(None));

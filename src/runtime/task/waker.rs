@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
-use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, RawWaker, RawWakerVTable};
 
 use super::TaskId;
 use super::executor::{self, Executor};
@@ -23,31 +23,32 @@ use super::raw::{Counted, TaskRef};
 use super::state::{Header, Life, Request};
 #[cfg(not(loom))]
 use crate::io::driver::waiter::RunningThere;
-use crate::io::driver::waiter::{RawWaiter, WaiterVTable, run_as, running};
+use crate::io::driver::waiter::{TaskWaker, WaiterVTable, run_as, running};
+
+/// What a task is polled with: its own waker, not counted, since the task list or the runner keeps the header, and its waiter. Of a
+/// stealable task that has functions that no waker of the task's has: a waiter's count is the owner's, and it has none.
+pub(super) fn task_waker(task: NonNull<Header>, is_stealable: bool) -> TaskWaker {
+    let data = task.as_ptr().cast_const().cast::<()>();
+    // SAFETY: the vtable's functions expect the address of a live header, which is what `poll_as` is called with, and a reference, which
+    // this waker has not; but it is never dropped.
+    unsafe { TaskWaker::new(data, if is_stealable { STEALABLE } else { PINNED }, &WAITER) }
+}
 
 /// Polls by `poll`, with a waker and a waiter that stand for `task`.
 ///
 /// # Safety
 ///
-/// `waker` is [`PINNED`], this is the task's owner, and the task stays Linked until `poll` has returned; or it is [`STEALABLE`], so is
-/// the task, and this is its runner, which keeps a reference.
-pub(super) unsafe fn poll_as<R>(
-    task: NonNull<Header>,
-    waker: &'static RawWakerVTable,
-    poll: impl FnOnce(&mut Context<'_>) -> R,
-) -> R {
-    let data = task.as_ptr().cast_const().cast::<()>();
-    // SAFETY: the vtable's functions expect a header's address, and a reference; this waker has none, but is never dropped
-    // and lives no longer than `poll`, while the task list or the runner keeps the header.
-    let waker = ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(data, waker)) });
-    // A waiter's count is the owner's; a stealable task has no owner, its waker is never this one, and so it is never counted thus.
-    let waiter = RawWaiter { data, vtable: &WAITER };
+/// This is the owner of the task, which stays Linked until `poll` has returned; or the task is stealable, and this is its runner, which
+/// keeps a reference.
+#[inline]
+pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
     // SAFETY: the header is live until `poll` returns.
+    let header = unsafe { task.as_ref() };
     #[cfg(feature = "tracing")]
-    let _entered = unsafe { task.as_ref() }.span.enter();
+    let _entered = header.span.enter();
     // SAFETY: the header is live until `poll` returns; the waiter's functions are sound on its owner, which this thread
     // is if they are called, and waiters are `!Send`.
-    unsafe { run_as(waiter, || poll(&mut Context::from_waker(&waker))) }
+    unsafe { run_as(&header.task_waker, poll) }
 }
 
 /// The number of the task that runs here. `None` outside of a task's poll.
@@ -211,14 +212,14 @@ unsafe fn fulfil(task: NonNull<Header>, request: Request) {
 }
 
 /// The functions of a pinned task's waker.
-pub(super) const PINNED: &RawWakerVTable = {
+const PINNED: &RawWakerVTable = {
     static VTABLE: RawWakerVTable =
         RawWakerVTable::new(clone::<false>, wake_by_value::<false>, wake_by_ref::<false>, drop_waker);
     &VTABLE
 };
 
 /// The functions of a stealable task's waker.
-pub(super) const STEALABLE: &RawWakerVTable = {
+const STEALABLE: &RawWakerVTable = {
     static VTABLE: RawWakerVTable =
         RawWakerVTable::new(clone::<true>, wake_by_value::<true>, wake_by_ref::<true>, drop_waker);
     &VTABLE
