@@ -39,6 +39,7 @@ use super::cells::Cells;
 use super::join::JoinHandle;
 use super::label::{Class, Label};
 use super::raw::{self, Counted, TaskRef, drop_quietly};
+use super::ready::ReadyQueue;
 use super::state::{Begun, Header, Left, Life, Owned, Request};
 #[cfg(not(loom))]
 use crate::runtime::dump::{TaskDump, TaskState};
@@ -57,7 +58,7 @@ pub(crate) struct Executor {
     /// How far the kinds have come in taking turns: [`RUN_OF_A_KIND`] pinned ones, then as many stealable ones. Kept between calls, since a
     /// call may be for a single poll.
     in_cycle: Cell<usize>,
-    /// The ready queue: where the next poll comes from, and where the next wake goes.
+    /// Where the next poll comes from, and where the next wake goes.
     foreground: ReadyQueue,
     /// The same for background tasks.
     background: ReadyQueue,
@@ -65,11 +66,7 @@ pub(crate) struct Executor {
     class: Cell<Class>,
     /// Every Linked task, newest first.
     tasks: Cell<Option<NonNull<Header>>>,
-    alive: Cell<usize>,
-    spawned: Cell<u64>,
-    polls: Cell<u64>,
-    wakes_local: Cell<u64>,
-    wakes_remote: Cell<u64>,
+    counts: Counts,
     /// Whether this worker has sent itself tasks because the ring was full, or found no room for those that others sent. Nobody
     /// rings for them any more.
     overflow: Cell<bool>,
@@ -87,6 +84,43 @@ enum Phase {
     Closing,
     /// They are cancelled on the spot.
     Closed,
+}
+
+/// What is counted: as little as [`TaskCounters`] can be told from, together with what the ready queues count. A short task is made of
+/// few stores, and each count that goes with it is one of them.
+#[derive(Default)]
+struct Counts {
+    /// Pinned tasks that were put into the list, and made ready for their first poll.
+    admitted: Cell<u64>,
+    /// Stealable tasks that were put into the list.
+    homed: Cell<u64>,
+    /// Tasks that ended here and were in no list: stealable ones in their first poll, others that came too late.
+    passed: Cell<u64>,
+    /// Tasks that were taken out of the list.
+    retired: Cell<u64>,
+    /// Tasks that were taken out of the list and are still in a ready queue.
+    lingering: Cell<u64>,
+    /// Tasks that were taken out of a ready queue and not polled.
+    skipped: Cell<u64>,
+    /// Polls of stealable tasks.
+    stealable_polls: Cell<u64>,
+    /// Tasks taken from the remote list.
+    wakes_remote: Cell<u64>,
+    /// Those of them that were put into a ready queue, and not for their first poll.
+    readied: Cell<u64>,
+}
+
+/// Counts one more.
+fn count_one(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+impl Counts {
+    /// Tasks in the list.
+    #[inline]
+    fn alive(&self) -> u64 {
+        self.admitted.get() + self.homed.get() - self.retired.get()
+    }
 }
 
 /// What a worker's tasks have done so far.
@@ -156,11 +190,7 @@ impl Executor {
             background: ReadyQueue::new(),
             class: Cell::new(Class::Foreground),
             tasks: Cell::new(None),
-            alive: Cell::new(0),
-            spawned: Cell::new(0),
-            polls: Cell::new(0),
-            wakes_local: Cell::new(0),
-            wakes_remote: Cell::new(0),
+            counts: Counts::default(),
             overflow: Cell::new(false),
             random,
             cells: Cells::new(),
@@ -292,7 +322,7 @@ impl Executor {
 
     /// Whether the stealable queue holds a task that is not the next to be polled here.
     pub(crate) fn has_surplus(&self) -> bool {
-        self.mailbox.queue().in_ring() > usize::from(self.foreground.first.get().is_none())
+        self.mailbox.queue().in_ring() > usize::from(self.foreground.is_empty())
     }
 
     /// Robs another worker's stealable queue; this one's is empty. How many tasks that brought. The caller is the searcher.
@@ -389,15 +419,36 @@ impl Executor {
     /// owner's.
     #[inline]
     unsafe fn admit(&self, task: NonNull<Header>) {
-        self.spawned.set(self.spawned.get() + 1);
+        if self.phase.get() == Phase::Closed {
+            // SAFETY: the caller's own promise.
+            return unsafe { self.turn_away(task) };
+        }
+        count_one(&self.counts.admitted);
+        let owned = self.counts.alive() + self.counts.lingering.get();
         // SAFETY: this is the task's owner now, and has a reference.
         unsafe {
+            let queue = self.queue_of(task.as_ref());
+            // All of them, of both classes and of those that may move, at home here: more than can be in one queue.
+            queue.reserve(owned as usize);
             self.link(task);
-            if self.phase.get() == Phase::Closed {
-                self.cancel(task);
-            } else {
-                self.enqueue(task);
-            }
+            queue.push(task);
+        }
+    }
+
+    /// Cancels a new task: it came when all others had been dropped.
+    ///
+    /// # Safety
+    ///
+    /// As [`admit`](Executor::admit).
+    #[cold]
+    #[inline(never)]
+    unsafe fn turn_away(&self, task: NonNull<Header>) {
+        count_one(&self.counts.passed);
+        // SAFETY: the caller's own promise: the stage is this owner's, and so is a reference, which goes back.
+        unsafe {
+            raw::cancel(task);
+            task.as_ref().owned().life.set(Life::Done);
+            let_go(task);
         }
     }
 
@@ -437,7 +488,7 @@ impl Executor {
                 }
                 continue;
             }
-            self.wakes_remote.set(self.wakes_remote.get() + 1);
+            count_one(&self.counts.wakes_remote);
             if header.remote.peek().fresh {
                 // SAFETY: the node's reference is the one that came with the closure, and the node is out of the list.
                 unsafe { self.adopt_raw(task) };
@@ -453,8 +504,11 @@ impl Executor {
                 if taken.aborted {
                     owned.aborted.set(true);
                 }
-                // SAFETY: this is the owner, of a Linked task.
-                unsafe { self.make_ready(task) };
+                if !owned.ready.get() {
+                    count_one(&self.counts.readied);
+                    // SAFETY: this is the owner, of a Linked task that is not ready.
+                    unsafe { self.queue_of(&node).push(task) };
+                }
             }
         }
         self.mailbox.nudge();
@@ -525,7 +579,7 @@ impl Executor {
                 self.finish(task);
             }
             Begun::Poll => {
-                self.polls.set(self.polls.get() + 1);
+                count_one(&self.counts.stealable_polls);
                 // SAFETY: the run is ours, `task` is a reference, and `busy` keeps polls from nesting.
                 if unsafe { (task.vtable.poll)(task.task()) }.is_ready() {
                     self.finish(task);
@@ -544,7 +598,7 @@ impl Executor {
             // Its first poll: this is its home.
             // SAFETY: the run is ours, and so is the right to settle it.
             unsafe { task.settle(&self.mailbox) };
-            self.spawned.set(self.spawned.get() + 1);
+            count_one(&self.counts.homed);
             // SAFETY: it is in no list, this is its home from now on, and the list gets a reference of its own.
             unsafe { self.link(Counted::clone(&task).into_raw()) };
         }
@@ -563,7 +617,7 @@ impl Executor {
         // SAFETY: the run is ours for ever.
         match unsafe { task.mailbox() } {
             // It ended in its first poll, and was in no list.
-            None => self.spawned.set(self.spawned.get() + 1),
+            None => count_one(&self.counts.passed),
             // SAFETY: this is its home, and it is Linked until now.
             Some(home) if Arc::ptr_eq(home, &self.mailbox) => unsafe { self.retire(task.task()) },
             Some(home) => Arc::clone(home).give_back(task),
@@ -592,17 +646,17 @@ impl Executor {
             // SAFETY: until `let_go` or `retire`, the owner's reference keeps it (it was ready), and this is its owner.
             let owned = unsafe { task.as_ref().owned() };
             if owned.life.get() == Life::Done {
-                // SAFETY: no longer ready, which can be the end of its use.
-                unsafe { let_go(task) };
+                // SAFETY: this took it out of the queue.
+                unsafe { self.skip(task) };
                 continue;
             }
             ran += 1;
             if owned.aborted.get() {
+                count_one(&self.counts.skipped);
                 // SAFETY: this is the owner of a Linked task.
                 unsafe { self.cancel(task) };
                 continue;
             }
-            self.polls.set(self.polls.get() + 1);
             // SAFETY: the task is Linked, this is its owner, and `busy` keeps polls from nesting.
             let polled = unsafe { (task.as_ref().vtable.poll)(task) };
             if mutant("wake: queued until polled") {
@@ -617,6 +671,19 @@ impl Executor {
         ran
     }
 
+    /// Lets go of a task that is Done.
+    ///
+    /// # Safety
+    ///
+    /// The caller has taken it out of a ready queue.
+    #[inline(never)]
+    unsafe fn skip(&self, task: NonNull<Header>) {
+        self.counts.lingering.set(self.counts.lingering.get() - 1);
+        count_one(&self.counts.skipped);
+        // SAFETY: no longer ready, which can be the end of its use.
+        unsafe { let_go(task) };
+    }
+
     /// Whether a task is ready.
     pub(crate) fn has_ready(&self) -> bool {
         self.has_foreground() || self.has_background()
@@ -624,28 +691,37 @@ impl Executor {
 
     /// Whether a foreground task is ready.
     pub(crate) fn has_foreground(&self) -> bool {
-        self.foreground.first.get().is_some() || self.mailbox.queue().in_ring() > 0 || self.overflow.get()
+        !self.foreground.is_empty() || self.mailbox.queue().in_ring() > 0 || self.overflow.get()
     }
 
     /// Whether a background task is ready.
     pub(crate) fn has_background(&self) -> bool {
-        self.background.first.get().is_some()
+        !self.background.is_empty()
     }
 
     /// Pinned foreground tasks that are ready.
     pub(crate) fn pinned_ready(&self) -> usize {
-        self.foreground.len.get()
+        self.foreground.len()
+    }
+
+    /// Polls so far.
+    #[inline]
+    fn polls(&self) -> u64 {
+        let taken = self.foreground.taken() + self.background.taken();
+        taken - self.counts.skipped.get() + self.counts.stealable_polls.get()
     }
 
     /// What happened so far.
     pub(crate) fn counters(&self) -> TaskCounters {
+        let counts = &self.counts;
+        let made_ready = self.foreground.put() + self.background.put();
         TaskCounters {
-            spawned: self.spawned.get(),
-            alive: self.alive.get(),
-            ready: self.pinned_ready() + self.background.len.get() + self.mailbox.queue().len(),
-            polls: self.polls.get(),
-            wakes_local: self.wakes_local.get(),
-            wakes_remote: self.wakes_remote.get(),
+            spawned: counts.admitted.get() + counts.homed.get() + counts.passed.get(),
+            alive: counts.alive() as usize,
+            ready: self.pinned_ready() + self.background.len() + self.mailbox.queue().len(),
+            polls: self.polls(),
+            wakes_local: made_ready - counts.admitted.get() - counts.readied.get(),
+            wakes_remote: counts.wakes_remote.get(),
         }
     }
 
@@ -670,7 +746,7 @@ impl Executor {
                 true => TaskState::Ready,
                 false => TaskState::Waiting,
             };
-            let age_polls = self.polls.get() - owned.born.get();
+            let age_polls = self.polls() - owned.born.get();
             each(task.as_ptr().cast_const().cast(), Executor::describe(header, state, age_polls));
         }
     }
@@ -750,8 +826,8 @@ impl Executor {
         }
         self.phase.set(Phase::Closed);
         while let Some(task) = self.foreground.pop().or_else(|| self.background.pop()) {
-            // SAFETY: no longer ready, which can be the end of its use.
-            unsafe { let_go(task) };
+            // SAFETY: it was taken out of the queue; and it is Done, as all are.
+            unsafe { self.skip(task) };
         }
         for task in self.mailbox.spawner().leave(left) {
             let found = task.remote.begin_last();
@@ -805,41 +881,18 @@ impl Executor {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
         if owned.life.get() == Life::Linked && !owned.ready.get() {
-            self.wakes_local.set(self.wakes_local.get() + 1);
             // SAFETY: Linked and not ready, and this is its owner.
-            unsafe { self.enqueue(task) };
+            unsafe { self.queue_of(task.as_ref()).push(task) };
         }
     }
 
-    /// Appends the task to the ready queue of its class, unless it is in it.
-    ///
-    /// # Safety
-    ///
-    /// `task` is Linked, and this is its owner.
-    unsafe fn make_ready(&self, task: NonNull<Header>) {
-        // SAFETY: the caller's own promise.
-        unsafe {
-            if !task.as_ref().owned().ready.get() {
-                self.enqueue(task);
-            }
-        }
-    }
-
-    /// Appends the task to the ready queue of its class.
-    ///
-    /// # Safety
-    ///
-    /// `task` is Linked and not ready, and this is its owner.
+    /// The ready queue of the task's class.
     #[inline]
-    unsafe fn enqueue(&self, task: NonNull<Header>) {
-        // SAFETY: the caller's own promise.
-        let header = unsafe { task.as_ref() };
-        let queue = match header.class() {
+    fn queue_of(&self, task: &Header) -> &ReadyQueue {
+        match task.class() {
             Class::Foreground => &self.foreground,
             Class::Background => &self.background,
-        };
-        // SAFETY: the caller's own promise; it is in no queue, being not ready.
-        unsafe { queue.push(task) };
+        }
     }
 
     /// Puts the task into the list.
@@ -852,7 +905,7 @@ impl Executor {
         let owned = unsafe { task.as_ref().owned() };
         debug_assert_eq!(owned.life.get(), Life::Fresh, "a task is adopted once");
         owned.life.set(Life::Linked);
-        owned.born.set(self.polls.get());
+        owned.born.set(self.polls());
         let next = self.tasks.replace(Some(task));
         owned.list_prev.set(None);
         owned.list_next.set(next);
@@ -860,7 +913,6 @@ impl Executor {
             // SAFETY: a Linked task is kept by the owner's reference.
             unsafe { next.as_ref().owned() }.list_prev.set(Some(task));
         }
-        self.alive.set(self.alive.get() + 1);
     }
 
     /// Drops the task's future and completes it as cancelled.
@@ -894,7 +946,10 @@ impl Executor {
             neighbour(next).list_prev.set(prev);
         }
         owned.life.set(Life::Done);
-        self.alive.set(self.alive.get() - 1);
+        count_one(&self.counts.retired);
+        if owned.ready.get() {
+            count_one(&self.counts.lingering);
+        }
         // SAFETY: no longer Linked, which can be the end of its use.
         unsafe { let_go(task) };
     }
@@ -934,50 +989,6 @@ impl Drop for AbortOnUnwind {
         if !cfg!(loom) {
             std::process::abort();
         }
-    }
-}
-
-/// Tasks that are ready, linked through their headers.
-struct ReadyQueue {
-    first: Cell<Option<NonNull<Header>>>,
-    last: Cell<Option<NonNull<Header>>>,
-    len: Cell<usize>,
-}
-
-impl ReadyQueue {
-    fn new() -> ReadyQueue {
-        ReadyQueue { first: Cell::new(None), last: Cell::new(None), len: Cell::new(0) }
-    }
-
-    /// # Safety
-    ///
-    /// `task` is Linked and in no queue, and belongs to the executor that has this one.
-    unsafe fn push(&self, task: NonNull<Header>) {
-        // SAFETY: the caller's own promise: a Linked task is kept by the owner's reference, and so is one that is ready.
-        let owned = unsafe { task.as_ref().owned() };
-        owned.ready.set(true);
-        owned.ready_next.set(None);
-        match self.last.replace(Some(task)) {
-            // SAFETY: a task in the queue is kept by the owner's reference.
-            Some(last) => unsafe { last.as_ref().owned() }.ready_next.set(Some(task)),
-            None => self.first.set(Some(task)),
-        }
-        self.len.set(self.len.get() + 1);
-    }
-
-    /// Takes the first task, which is ready no more. Its caller looks whether that was its last use.
-    fn pop(&self) -> Option<NonNull<Header>> {
-        let task = self.first.get()?;
-        // SAFETY: a task in the queue is kept by the owner's reference, and this is its owner.
-        let owned = unsafe { task.as_ref().owned() };
-        let next = owned.ready_next.get();
-        self.first.set(next);
-        if next.is_none() {
-            self.last.set(None);
-        }
-        owned.ready.set(false);
-        self.len.set(self.len.get() - 1);
-        Some(task)
     }
 }
 

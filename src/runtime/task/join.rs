@@ -11,7 +11,6 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use super::TaskId;
 use super::executor::Executor;
 use super::label::Label;
-use super::raw::{Counted, Payload};
+use super::raw::{self, Counted, Payload};
 use super::state::{Header, Progress, Side};
 use super::waker;
 use crate::io::driver::thread_pool::{JobFailed, PoolRefused};
@@ -131,6 +130,7 @@ impl<T> JoinHandle<T> {
     }
 
     /// Puts `waker` into the slot for the owner to wake, and says whether the task is complete already.
+    #[inline(never)]
     fn wait(&mut self, waker: &Waker) -> Progress {
         if self.side() == Side::Owner { self.wait_here(waker) } else { self.wait_elsewhere(waker) }
     }
@@ -166,7 +166,7 @@ impl<T> JoinHandle<T> {
             .with(|slot| unsafe { (*slot).as_ref() }.is_some_and(|old| old.will_wake(waker)));
         let mut old = None;
         if !there {
-            let waker = waker.clone();
+            let waker = waker::clone(waker);
             if self.task.join.progress() == Progress::Complete {
                 return Progress::Complete;
             }
@@ -183,19 +183,17 @@ impl<T> JoinHandle<T> {
 impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if self.task.join.progress() == Progress::Running && self.wait(cx.waker()) == Progress::Running {
             return Poll::Pending;
         }
         assert!(!self.task.join.has_taken(), "a JoinHandle yields once; do not poll it again after that");
         self.task.join.take_output();
-        let mut output = MaybeUninit::<Result<T, JoinError>>::uninit();
         // SAFETY: the task is complete, this is its handle and `T` its output type (`new`), and it has not taken the output
-        // before; so the vtable writes what is read.
-        Poll::Ready(unsafe {
-            (self.task.vtable.take_output)(self.task.task(), output.as_mut_ptr().cast());
-            output.assume_init()
-        })
+        // before.
+        let output = unsafe { raw::take_output::<T>(self.task.task()) };
+        Poll::Ready(output.map_err(|failure| JoinError::new(&self.task, failure)))
     }
 }
 

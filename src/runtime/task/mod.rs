@@ -23,6 +23,7 @@
 //! | [`finished`] | the list in which the tasks of a set stand when they have ended |
 //! | [`label`] | [`Label`]: what a task is known by besides its number |
 //! | [`remote`] | the intrusive list by which other threads hand tasks to the owner |
+//! | [`ready`] | the queue of tasks that are ready |
 //! | [`cells`] | memory of tasks that are no more, for the next |
 //! | [`executor`] | [`Executor`]: the owner's task list and ready queue, and everything it does with a task |
 //!
@@ -176,6 +177,7 @@ mod finished;
 mod join;
 mod label;
 mod raw;
+mod ready;
 mod remote;
 mod state;
 mod waker;

@@ -12,23 +12,24 @@
 )]
 
 use std::any::Any;
+use std::cell::UnsafeCell;
 use std::fmt;
-use std::mem;
+use std::mem::{self, ManuallyDrop, offset_of};
 use std::ops::Deref;
 use std::pin::Pin;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
 use super::cells::{CellLayout, Cells};
 use super::executor::Executor;
-use super::join::{Failure, JoinError, JoinHandle};
+use super::join::{Failure, JoinHandle};
 use super::label::Label;
 use super::state::{Begun, Header, Origin, STOCK};
 use super::waker;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::worker_id::WorkerId;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::{Arc, UnsafeCell};
+use crate::sync::Arc;
 
 /// What depends on the type of the task's future. Each function takes a pointer to the header of a live cell of that type.
 pub(super) struct VTable {
@@ -38,10 +39,10 @@ pub(super) struct VTable {
     /// Drops the closure or future and completes the task as one that was cancelled, or not sent to a worker. Called by whoever has the
     /// stage (its owner or runner, or the holder of its `TaskRef`), once, on a task that is not complete.
     cancel: unsafe fn(NonNull<Header>, unsent_to: Option<WorkerId>),
-    /// Writes the output to a `*mut Result<T, JoinError>`. Called by the handle of a complete task, once, and not after `drop_output`.
-    pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
-    /// Drops the output if it was not taken. Called by whoever owns it. The destructor's panic goes to the caller, unless the output is
-    /// what another panic carried.
+    /// How far behind the header's address the output stands, once the task is complete: a `Result<T, Failure>`.
+    output_at: usize,
+    /// Drops the output. Called by whoever owns it, once, and not after it was taken. The destructor's panic goes to the caller, unless the
+    /// output is what another panic carried.
     pub(super) drop_output: unsafe fn(NonNull<Header>),
     /// What the cell takes of memory.
     pub(super) layout: CellLayout,
@@ -55,18 +56,26 @@ pub(super) struct VTable {
 #[repr(C)]
 struct TaskCell<S, F: Future, const STEALABLE: bool> {
     header: Header,
-    stage: UnsafeCell<Stage<S, F>>,
+    contents: UnsafeCell<Contents<S, F>>,
 }
 
-/// What a cell holds behind its header. `S` is the closure that makes the future on the owner.
-enum Stage<S, F: Future> {
+/// What a cell holds behind its header: the stage until the task is complete, then the output, if nobody has taken or dropped it. Which of
+/// the two, and whose it is, nobody needs to look up here: the protocol says it.
+///
+/// Each access is shown to loom by the header's [`contents`](Header::contents).
+#[repr(C)]
+union Contents<S, F: Future> {
+    stage: ManuallyDrop<Stage<S, F>>,
+    output: ManuallyDrop<Result<F::Output, Failure>>,
+}
+
+/// What there is of a task that is not complete. `S` is the closure that makes the future on the owner.
+enum Stage<S, F> {
     /// Not polled yet; from elsewhere.
     Start(S),
     /// Pinned here until it is dropped.
     Future(F),
-    /// What the handle gets.
-    Output(Result<F::Output, Failure>),
-    /// Dropped, or taken.
+    /// Dropped.
     Empty,
 }
 
@@ -110,7 +119,10 @@ where
 {
     let cell = task.cast::<TaskCell<S, F, STEALABLE>>();
     // SAFETY: the caller's own promise; the header comes first.
-    unsafe { (&raw mut (*cell.as_ptr()).stage).write(UnsafeCell::new(stage)) };
+    unsafe {
+        let contents = Contents { stage: ManuallyDrop::new(stage) };
+        (&raw mut (*cell.as_ptr()).contents).write(UnsafeCell::new(contents));
+    }
     // SAFETY: nobody holds the references of a new cell; one of them is this handle's, whose `T` is the output type of this very cell.
     let handle = unsafe { JoinHandle::new(Counted::from_raw(task)) };
     (task, handle)
@@ -126,7 +138,7 @@ where
     const VTABLE: &'static VTable = &VTable {
         poll: Self::poll,
         cancel: Self::cancel,
-        take_output: Self::take_output,
+        output_at: offset_of!(Self, contents),
         drop_output: Self::drop_output,
         layout: Self::LAYOUT,
         stealable: STEALABLE,
@@ -183,9 +195,9 @@ where
     /// The caller has the stage. (Not an `unsafe fn`, here and below, because only the functions above can call it and each says so.)
     #[inline]
     fn advance(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = self.stage.with_mut(|stage| {
+        let polled = self.with_stage(|stage| {
             // SAFETY: of a Linked task the stage is the owner's alone, and of a stealable one its runner's; the executor
-            // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_mut` returns.
+            // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_stage` returns.
             let stage = unsafe { &mut *stage };
             if let Stage::Start(_) = stage {
                 Self::begin(stage);
@@ -203,6 +215,18 @@ where
             Err(payload) => self.put_panic(output, payload),
         }
         Poll::Ready(())
+    }
+
+    /// Lends the stage.
+    #[inline]
+    fn with_stage<R>(&self, look: impl FnOnce(*mut Stage<S, F>) -> R) -> R {
+        self.header.contents.with_mut(|_| look(self.contents.get().cast()))
+    }
+
+    /// Lends the place of the output.
+    #[inline]
+    fn with_output<R>(&self, look: impl FnOnce(*mut Result<F::Output, Failure>) -> R) -> R {
+        self.header.contents.with_mut(|_| look(self.contents.get().cast()))
     }
 
     /// Has the closure make the future. (Out of line, as are the others below that few polls need: inlined, they would make every poll save
@@ -240,17 +264,18 @@ where
         self.put(Err(failure));
     }
 
-    /// Puts the output into the stage. The caller has that, and has emptied it.
+    /// Puts the output into the place of the stage. The caller has that, and has emptied it.
+    #[inline]
     fn put(&self, output: Result<F::Output, Failure>) {
         // SAFETY: the stage is the caller's; it is Empty, so nothing is overwritten that needs dropping.
-        self.stage.with_mut(|stage| unsafe { stage.write(Stage::Output(output)) });
+        self.with_output(|place| unsafe { place.write(output) });
     }
 
     /// Hands the output to the handle and wakes who waits for it; without a handle it is dropped.
     ///
     /// # Safety
     ///
-    /// The stage is the caller's and holds the output, and the task is not complete. The stage is the caller's no more afterwards.
+    /// The contents are the caller's, and are the output, and the task is not complete. They are the caller's no more afterwards.
     #[inline]
     unsafe fn complete(task: NonNull<Header>) {
         // SAFETY: whoever has the stage has a reference.
@@ -269,10 +294,11 @@ where
         }
     }
 
-    /// Drops the output of a detached task: what that does concerns nobody else. The caller has the stage.
+    /// Drops the output of a detached task: what that does concerns nobody else. The caller has the output.
     #[inline(never)]
     fn drop_unwanted(&self) {
-        if let Err(payload) = catch(|| self.empty()) {
+        // SAFETY: the output is the caller's, and dropped once.
+        if let Err(payload) = catch(|| self.with_output(|output| unsafe { output.drop_in_place() })) {
             drop_quietly(payload);
         }
     }
@@ -283,14 +309,14 @@ where
     #[inline]
     fn empty(&self) {
         /// Marks the stage as empty when it is dropped.
-        struct Emptied<S, F: Future>(*mut Stage<S, F>);
-        impl<S, F: Future> Drop for Emptied<S, F> {
+        struct Emptied<S, F>(*mut Stage<S, F>);
+        impl<S, F> Drop for Emptied<S, F> {
             fn drop(&mut self) {
                 // SAFETY: what was here has just been dropped in place, and the caller of `empty` has the stage.
                 unsafe { self.0.write(Stage::Empty) };
             }
         }
-        self.stage.with_mut(|stage| {
+        self.with_stage(|stage| {
             let _emptied = Emptied(stage);
             // SAFETY: the caller has the stage; the value is valid, and is overwritten by `_emptied` without being
             // dropped again.
@@ -300,42 +326,37 @@ where
 
     /// # Safety
     ///
-    /// As [`VTable::take_output`].
-    unsafe fn take_output(task: NonNull<Header>, into: *mut ()) {
-        // SAFETY: the handle has a reference.
-        let cell = unsafe { task.cast::<Self>().as_ref() };
-        let output = cell.stage.with_mut(|stage| {
-            // SAFETY: the task is complete and the handle there, so the stage is the handle's alone.
-            let Stage::Output(output) = (unsafe { &mut *stage }) else {
-                unreachable!("the handle takes the output once");
-            };
-            // SAFETY: what is read is overwritten, not dropped. (Only the output is moved, however large the future was.)
-            unsafe {
-                let output = ptr::read(output);
-                stage.write(Stage::Empty);
-                output
-            }
-        });
-        let output = output.map_err(|failure| JoinError::new(&cell.header, failure));
-        // SAFETY: the handle's `T` is `F::Output` (see `fill`), and it lends us a place for one.
-        unsafe { into.cast::<Result<F::Output, JoinError>>().write(output) };
-    }
-
-    /// # Safety
-    ///
     /// As [`VTable::drop_output`].
     unsafe fn drop_output(task: NonNull<Header>) {
         // SAFETY: the owner of the output has a reference.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        // SAFETY: the stage is the caller's.
-        let has_failed = cell.stage.with_mut(|stage| unsafe { matches!(*stage, Stage::Output(Err(_))) });
-        if has_failed {
-            // What a panic carries is not the caller's, and it depends on the moment who drops it; the owner is quiet about it, too.
-            let _ = catch(|| cell.empty()).map_err(drop_quietly);
-        } else {
-            cell.empty();
-        }
+        cell.with_output(|output| {
+            // SAFETY: the output is the caller's, and dropped once.
+            let drop = || unsafe { output.drop_in_place() };
+            // SAFETY: as above.
+            if unsafe { (*output).is_err() } {
+                // What a panic carries is not the caller's, and it depends on the moment who drops it; the owner is quiet about it, too.
+                let _ = catch(drop).map_err(drop_quietly);
+            } else {
+                drop();
+            }
+        });
     }
+}
+
+/// Takes the output of a complete task.
+///
+/// # Safety
+///
+/// The caller has it, and a reference to the task, whose output is a `T`. Nobody takes or drops it afterwards.
+#[inline]
+pub(super) unsafe fn take_output<T>(task: NonNull<Header>) -> Result<T, Failure> {
+    // SAFETY: the caller's own promise.
+    let header = unsafe { task.as_ref() };
+    header.contents.with_mut(|_| {
+        // SAFETY: the vtable is that of the cell's type, so the place is in the cell, and holds what the caller says; nobody else looks.
+        unsafe { task.byte_add(header.vtable.output_at).cast::<Result<T, Failure>>().read() }
+    })
 }
 
 /// One counted reference to a task's cell, good on any thread.

@@ -56,6 +56,8 @@ pub(in crate::runtime) struct Header {
     pub(super) task_waker: TaskWaker,
     /// What depends on the type of the future.
     pub(super) vtable: &'static VTable,
+    /// Stands for what is behind the header, whose type only the cell knows, so that loom sees who is at it.
+    pub(super) contents: UnsafeCell<()>,
     /// Plain words; see [`Header::owned`]. They and the stage behind the header are what a wake and a poll touch.
     owned: Owned,
 }
@@ -142,6 +144,7 @@ impl Header {
             (&raw mut (*header).owner).write(AtomicPtr::new(NOBODY));
             (&raw mut (*header).task_waker).write(waker::task_waker(place, vtable.stealable));
             (&raw mut (*header).vtable).write(vtable);
+            (&raw mut (*header).contents).write(UnsafeCell::new(()));
             let owned = &raw mut (*header).owned;
             (&raw mut (*owned).list_prev).write(Cell::new(None));
             (&raw mut (*owned).list_next).write(Cell::new(None));

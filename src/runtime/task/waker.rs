@@ -12,8 +12,8 @@
 
 use std::borrow::Cow;
 use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
-use std::task::{Context, RawWaker, RawWakerVTable};
+use std::ptr::{self, NonNull};
+use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use super::TaskId;
 use super::executor::{self, Executor};
@@ -214,21 +214,32 @@ unsafe fn fulfil(task: NonNull<Header>, request: Request) {
 /// The functions of a pinned task's waker.
 const PINNED: &RawWakerVTable = {
     static VTABLE: RawWakerVTable =
-        RawWakerVTable::new(clone::<false>, wake_by_value::<false>, wake_by_ref::<false>, drop_waker);
+        RawWakerVTable::new(clone_raw::<false>, wake_by_value::<false>, wake_by_ref::<false>, drop_waker);
     &VTABLE
 };
 
 /// The functions of a stealable task's waker.
 const STEALABLE: &RawWakerVTable = {
     static VTABLE: RawWakerVTable =
-        RawWakerVTable::new(clone::<true>, wake_by_value::<true>, wake_by_ref::<true>, drop_waker);
+        RawWakerVTable::new(clone_raw::<true>, wake_by_value::<true>, wake_by_ref::<true>, drop_waker);
     &VTABLE
 };
+
+/// Clones a waker: without the way through its functions, if it is that of a pinned task, as with whoever awaits another task.
+#[inline]
+pub(super) fn clone(waker: &Waker) -> Waker {
+    if !ptr::eq(waker.vtable(), PINNED) {
+        return waker.clone();
+    }
+    // SAFETY: these are its functions, so its data is what they expect, and the clone is what that function would have returned.
+    unsafe { Waker::from_raw(clone_raw::<false>(waker.data())) }
+}
 
 /// # Safety
 ///
 /// `data` is the header of a live task, which is stealable or not.
-unsafe fn clone<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
+#[inline]
+unsafe fn clone_raw<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
     // SAFETY: the waker that is cloned keeps the header; what is taken from it here is given back by forgetting it.
     let waker = ManuallyDrop::new(unsafe { Counted::from_raw(header_of(data)) });
     let clone = Counted::clone(&waker).into_raw();
@@ -237,7 +248,7 @@ unsafe fn clone<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
 
 /// # Safety
 ///
-/// As [`clone`]; and `data` comes with a reference.
+/// As [`clone_raw`]; and `data` comes with a reference.
 unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
     let task = header_of(data);
     if !IS_STEALABLE {
@@ -257,7 +268,7 @@ unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
 
 /// # Safety
 ///
-/// As [`clone`].
+/// As [`clone_raw`].
 unsafe fn wake_by_ref<const IS_STEALABLE: bool>(data: *const ()) {
     let task = header_of(data);
     // SAFETY: the waker keeps the header.
