@@ -8,6 +8,9 @@
 //! it is polled goes behind all that are ready. Background tasks have a queue of their own, of which
 //! [`run_background`](Executor::run_background) takes one; when, is the worker's business.
 //!
+//! The task list keeps a task from the end of its first poll on: one that ends in that poll never needs to be found, and until then it is
+//! in the queue.
+//!
 //! Stealable tasks are in the worker's [`Queue`](crate::runtime::spawner) while they are ready, where thieves see them; this
 //! worker and those take from there. Pinned and stealable ones are run by turns, a few of each. The task list keeps those that
 //! were first polled here, until they have ended, wherever that may be.
@@ -20,7 +23,7 @@
 //! - *This is the owner*: the task was adopted by this executor (it is in its list or queue, or names its mailbox). An executor has
 //!   claimed its mailbox, which only one ever does, and is `!Send`. So as long as the task is there, no other thread touches its
 //!   [`Owned`] words, nor, until it is complete, its stage.
-//! - *The owner's reference keeps it*: a task that is Linked, ready or waited for has not been let go ([`let_go`]), so the count that
+//! - *The owner's reference keeps it*: a task that is unfinished, ready or waited for has not been let go ([`let_go`]), so the count that
 //!   the owner got when it adopted the task has not been given back.
 #![expect(unsafe_code, reason = "intrusive lists over headers that the owner's reference keeps")]
 
@@ -90,15 +93,15 @@ enum Phase {
 /// few stores, and each count that goes with it is one of them.
 #[derive(Default)]
 struct Counts {
-    /// Pinned tasks that were put into the list, and made ready for their first poll.
+    /// Pinned tasks that were made ready for their first poll.
     admitted: Cell<u64>,
     /// Stealable tasks that were put into the list.
     homed: Cell<u64>,
-    /// Tasks that ended here and were in no list: stealable ones in their first poll, others that came too late.
+    /// Tasks that ended here and were not counted before: stealable ones in their first poll, others that came too late.
     passed: Cell<u64>,
-    /// Tasks that were taken out of the list.
+    /// Tasks of the two that have ended.
     retired: Cell<u64>,
-    /// Tasks that were taken out of the list and are still in a ready queue.
+    /// Pinned tasks that have ended and are still in a ready queue.
     lingering: Cell<u64>,
     /// Tasks that were taken out of a ready queue and not polled.
     skipped: Cell<u64>,
@@ -116,7 +119,7 @@ fn count_one(counter: &Cell<u64>) {
 }
 
 impl Counts {
-    /// Tasks in the list.
+    /// Tasks that are unfinished, and known here.
     #[inline]
     fn alive(&self) -> u64 {
         self.admitted.get() + self.homed.get() - self.retired.get()
@@ -411,7 +414,7 @@ impl Executor {
         unsafe { self.admit(task) };
     }
 
-    /// Links a new task and makes it ready, or cancels it.
+    /// Makes a new task ready, or cancels it.
     ///
     /// # Safety
     ///
@@ -424,13 +427,10 @@ impl Executor {
             return unsafe { self.turn_away(task) };
         }
         count_one(&self.counts.admitted);
-        let owned = self.counts.alive() + self.counts.lingering.get();
         // SAFETY: this is the task's owner now, and has a reference.
         unsafe {
             let queue = self.queue_of(task.as_ref());
-            // All of them, of both classes and of those that may move, at home here: more than can be in one queue.
-            queue.reserve(owned as usize);
-            self.link(task);
+            task.as_ref().owned().life.set(Life::Unpolled);
             queue.push(task);
         }
     }
@@ -500,13 +500,13 @@ impl Executor {
             let owned = unsafe { node.owned() };
             let taken =
                 if mutant("wake: queued until polled") { node.remote.peek() } else { node.remote.take() };
-            if owned.life.get() == Life::Linked {
+            if owned.is_unfinished() {
                 if taken.aborted {
                     owned.aborted.set(true);
                 }
                 if !owned.ready.get() {
                     count_one(&self.counts.readied);
-                    // SAFETY: this is the owner, of a Linked task that is not ready.
+                    // SAFETY: this is the owner, of an unfinished task that is not ready.
                     unsafe { self.queue_of(&node).push(task) };
                 }
             }
@@ -653,19 +653,23 @@ impl Executor {
             ran += 1;
             if owned.aborted.get() {
                 count_one(&self.counts.skipped);
-                // SAFETY: this is the owner of a Linked task.
+                // SAFETY: this is the owner of an unfinished task.
                 unsafe { self.cancel(task) };
                 continue;
             }
-            // SAFETY: the task is Linked, this is its owner, and `busy` keeps polls from nesting.
+            // SAFETY: the task is unfinished, this is its owner, and `busy` keeps polls from nesting.
             let polled = unsafe { (task.as_ref().vtable.poll)(task) };
             if mutant("wake: queued until polled") {
-                // SAFETY: it is still Linked.
+                // SAFETY: the owner still has its reference.
                 let _ = unsafe { task.as_ref() }.remote.take();
             }
-            if polled.is_ready() {
-                // SAFETY: it is Linked and complete.
-                unsafe { self.retire(task) };
+            // SAFETY: this is its owner, and it is unfinished until `retire`, which it is handed to when it is complete.
+            unsafe {
+                if polled.is_ready() {
+                    self.retire(task);
+                } else if owned.life.get() == Life::Unpolled {
+                    self.link(task);
+                }
             }
         }
         ran
@@ -725,7 +729,8 @@ impl Executor {
         }
     }
 
-    /// Describes every unfinished task of the list, the newest first, with the address by which waiters know it.
+    /// Describes every unfinished task that is known here, with the address by which waiters know it: those of the list, the newest first;
+    /// then those that are ready for their first poll, the oldest first. Not the one that asks, if that is in its first poll.
     #[cfg(not(loom))]
     pub(crate) fn each_task(&self, mut each: impl FnMut(*const (), TaskDump)) {
         let running = super::id();
@@ -748,6 +753,16 @@ impl Executor {
             };
             let age_polls = self.polls() - owned.born.get();
             each(task.as_ptr().cast_const().cast(), Executor::describe(header, state, age_polls));
+        }
+        for queue in [&self.foreground, &self.background] {
+            queue.each(|task| {
+                // SAFETY: a task that is ready is kept by the owner's reference, and this is its owner.
+                let (header, owned) = unsafe { (task.as_ref(), task.as_ref().owned()) };
+                if owned.life.get() == Life::Unpolled {
+                    let task = task.as_ptr().cast_const().cast();
+                    each(task, Executor::describe(header, TaskState::Ready, 0));
+                }
+            });
         }
     }
 
@@ -808,7 +823,7 @@ impl Executor {
         // Whoever closes relies on it that no future is left.
         let abort_on_unwind = AbortOnUnwind;
 
-        // Destructors run below, of tasks that are still Linked: nobody may poll meanwhile.
+        // Destructors run below, of tasks that are still unfinished: nobody may poll meanwhile.
         self.busy.set(true);
         self.phase.set(Phase::Closing);
         // SAFETY: we claimed it, and `drain_remote` takes only while the phase is Open.
@@ -817,6 +832,9 @@ impl Executor {
         loop {
             if let Some(task) = self.mailbox.queue().pop() {
                 drop_quietly(task);
+            } else if let Some(task) = self.foreground.pop().or_else(|| self.background.pop()) {
+                // SAFETY: it was taken out of the queue.
+                unsafe { self.cancel_ready(task) };
             } else if let Some(task) = self.tasks.get() {
                 // SAFETY: a Linked task of ours.
                 unsafe { self.cancel_or_leave(task, &mut left) };
@@ -825,10 +843,6 @@ impl Executor {
             }
         }
         self.phase.set(Phase::Closed);
-        while let Some(task) = self.foreground.pop().or_else(|| self.background.pop()) {
-            // SAFETY: it was taken out of the queue; and it is Done, as all are.
-            unsafe { self.skip(task) };
-        }
         for task in self.mailbox.spawner().leave(left) {
             let found = task.remote.begin_last();
             if found != Left::Finished {
@@ -842,6 +856,25 @@ impl Executor {
         }
         self.busy.set(false);
         mem::forget(abort_on_unwind);
+    }
+
+    /// Drops a pinned task, if it is in no list; else it is left to the list, or to itself.
+    ///
+    /// # Safety
+    ///
+    /// This is the task's owner, and has taken it out of a ready queue.
+    unsafe fn cancel_ready(&self, task: NonNull<Header>) {
+        // SAFETY: the caller's own promise: it is kept by what made it ready, until one of these lets it go.
+        unsafe {
+            match task.as_ref().owned().life.get() {
+                Life::Done => self.skip(task),
+                Life::Unpolled => {
+                    count_one(&self.counts.skipped);
+                    self.cancel(task);
+                }
+                Life::Fresh | Life::Linked => count_one(&self.counts.skipped),
+            }
+        }
     }
 
     /// Drops a task of the list. A stealable one that has been woken is in a queue, or on its way to one; it is left to whoever ends last.
@@ -880,8 +913,8 @@ impl Executor {
     pub(super) unsafe fn wake_here(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
-        if owned.life.get() == Life::Linked && !owned.ready.get() {
-            // SAFETY: Linked and not ready, and this is its owner.
+        if owned.is_unfinished() && !owned.ready.get() {
+            // SAFETY: unfinished and not ready, and this is its owner.
             unsafe { self.queue_of(task.as_ref()).push(task) };
         }
     }
@@ -899,11 +932,11 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// `task` is Fresh, this is its owner now, and has a reference for it.
+    /// `task` is unfinished and in no list, this is its owner or home, and has a reference for it.
     unsafe fn link(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
-        debug_assert_eq!(owned.life.get(), Life::Fresh, "a task is adopted once");
+        debug_assert!(matches!(owned.life.get(), Life::Fresh | Life::Unpolled), "a task is listed once");
         owned.life.set(Life::Linked);
         owned.born.set(self.polls());
         let next = self.tasks.replace(Some(task));
@@ -919,22 +952,41 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// `task` is Linked, not being polled, and this is its owner.
+    /// `task` is unfinished, not being polled, and this is its owner.
     unsafe fn cancel(&self, task: NonNull<Header>) {
-        // SAFETY: the caller's own promise; a Linked task is not complete, and its stage is the owner's.
+        // SAFETY: the caller's own promise; an unfinished task is not complete, and its stage is the owner's.
         unsafe { raw::cancel(task) };
-        // SAFETY: it is Linked (nothing but this and `run_pinned` retires a pinned task, and they do not nest on one task).
+        // SAFETY: it is unfinished (nothing but this and `run_pinned` retires a pinned task, and they do not nest on one task).
         unsafe { self.retire(task) };
     }
 
-    /// Takes a complete task out of the list.
+    /// Ends a complete task, and takes it out of the list if it is there.
     ///
     /// # Safety
     ///
-    /// `task` is Linked and complete, and this is its owner. It may be gone afterwards.
+    /// `task` is unfinished and complete, and this is its owner. It may be gone afterwards.
     unsafe fn retire(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
+        if owned.life.get() == Life::Linked {
+            // SAFETY: it is.
+            unsafe { self.unlink(owned) };
+        }
+        owned.life.set(Life::Done);
+        count_one(&self.counts.retired);
+        if owned.ready.get() {
+            count_one(&self.counts.lingering);
+        }
+        // SAFETY: no longer unfinished, which can be the end of its use.
+        unsafe { let_go(task) };
+    }
+
+    /// Takes a task out of the list.
+    ///
+    /// # Safety
+    ///
+    /// It is Linked, and this is its owner or home.
+    unsafe fn unlink(&self, owned: &Owned) {
         let (prev, next) = (owned.list_prev.get(), owned.list_next.get());
         // SAFETY: its neighbours are Linked, so the owner's references keep them.
         let neighbour = |task: NonNull<Header>| -> &Owned { unsafe { (*task.as_ptr()).owned() } };
@@ -945,13 +997,6 @@ impl Executor {
         if let Some(next) = next {
             neighbour(next).list_prev.set(prev);
         }
-        owned.life.set(Life::Done);
-        count_one(&self.counts.retired);
-        if owned.ready.get() {
-            count_one(&self.counts.lingering);
-        }
-        // SAFETY: no longer Linked, which can be the end of its use.
-        unsafe { let_go(task) };
     }
 }
 

@@ -33,7 +33,7 @@ use crate::sync::Arc;
 
 /// What depends on the type of the task's future. Each function takes a pointer to the header of a live cell of that type.
 pub(super) struct VTable {
-    /// Polls the task, and completes it when it ends. Called by the owner, on a task that is Linked, or by the worker that runs
+    /// Polls the task, and completes it when it ends. Called by the owner, on a task that is unfinished, or by the worker that runs
     /// a stealable one, outside of any other call on the same task.
     pub(super) poll: unsafe fn(NonNull<Header>) -> Poll<()>,
     /// Drops the closure or future and completes the task as one that was cancelled, or not sent to a worker. Called by whoever has the
@@ -164,9 +164,9 @@ where
     ///
     /// As [`VTable::poll`].
     unsafe fn poll(task: NonNull<Header>) -> Poll<()> {
-        // SAFETY: the task is Linked, so the owner's reference keeps the cell; or its runner's does.
+        // SAFETY: the task is unfinished, so the owner's reference keeps the cell; or its runner's does.
         let cell = unsafe { task.cast::<Self>().as_ref() };
-        // SAFETY: the task stays Linked (or its runner's reference stays) until this call is over, and we run on its owner (or
+        // SAFETY: the task stays unfinished (or its runner's reference stays) until this call is over, and we run on its owner (or
         // are its runner).
         let polled = catch(|| unsafe { waker::poll_as(task, |cx| cell.advance(cx)) });
         match polled {
@@ -196,7 +196,7 @@ where
     #[inline]
     fn advance(&self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = self.with_stage(|stage| {
-            // SAFETY: of a Linked task the stage is the owner's alone, and of a stealable one its runner's; the executor
+            // SAFETY: of an unfinished task the stage is the owner's alone, and of a stealable one its runner's; the executor
             // does not nest, so no other call on it is under way: nobody else has a reference to it until `with_stage` returns.
             let stage = unsafe { &mut *stage };
             if let Stage::Start(_) = stage {

@@ -69,7 +69,7 @@ pub(super) struct Owned {
     pub(super) list_prev: Cell<Option<NonNull<Header>>>,
     /// See `list_prev`.
     pub(super) list_next: Cell<Option<NonNull<Header>>>,
-    /// How many polls its owner had made when it came.
+    /// How many polls its owner had made when it was put into the list.
     pub(super) born: Cell<u64>,
     /// How many of the references are the owner's: one as long as it has a use for the task, and beyond that those that it gives
     /// out, and takes back, without an atomic instruction. None once it has let the task go.
@@ -78,7 +78,7 @@ pub(super) struct Owned {
     pub(super) waiters: Cell<u32>,
     /// The next in the ready queue.
     pub(super) ready_next: Cell<Option<NonNull<Header>>>,
-    /// Whether the task is in the owner's list.
+    /// Where the owner has it.
     pub(super) life: Cell<Life>,
     /// Whether the task is in the ready queue.
     pub(super) ready: Cell<bool>,
@@ -96,6 +96,8 @@ pub(super) const STOCK: u32 = 1 << 16;
 pub(super) enum Life {
     /// No owner has it yet.
     Fresh,
+    /// In the owner's ready queue, or in its first poll; unfinished.
+    Unpolled,
     /// In the owner's list; unfinished.
     Linked,
     /// Complete; nothing of it is left but the header.
@@ -314,6 +316,12 @@ impl Header {
 }
 
 impl Owned {
+    /// Whether the task is its owner's and has not ended.
+    #[inline]
+    pub(super) fn is_unfinished(&self) -> bool {
+        matches!(self.life.get(), Life::Unpolled | Life::Linked)
+    }
+
     /// Whether the owner's side has no use for the task any more, so that its one reference goes back.
     pub(super) fn is_let_go(&self) -> bool {
         self.life.get() == Life::Done && !self.ready.get() && self.waiters.get() == 0

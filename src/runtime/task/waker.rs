@@ -20,7 +20,7 @@ use super::executor::{self, Executor};
 #[cfg(not(loom))]
 use super::label::Label;
 use super::raw::{Counted, TaskRef};
-use super::state::{Header, Life, Request};
+use super::state::{Header, Request};
 #[cfg(not(loom))]
 use crate::io::driver::waiter::RunningThere;
 use crate::io::driver::waiter::{TaskWaker, WaiterVTable, run_as, running};
@@ -38,7 +38,7 @@ pub(super) fn task_waker(task: NonNull<Header>, is_stealable: bool) -> TaskWaker
 ///
 /// # Safety
 ///
-/// This is the owner of the task, which stays Linked until `poll` has returned; or the task is stealable, and this is its runner, which
+/// This is the owner of the task, which stays unfinished until `poll` has returned; or the task is stealable, and this is its runner, which
 /// keeps a reference.
 #[inline]
 pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
@@ -141,7 +141,7 @@ pub(super) unsafe fn abort(task: NonNull<Header>) {
     let done = Executor::with_owner_of(header, |owner| {
         // SAFETY: this is the owner.
         let owned = unsafe { header.owned() };
-        if owned.life.get() == Life::Linked {
+        if owned.is_unfinished() {
             owned.aborted.set(true);
             // SAFETY: the task is live, and this is its owner.
             unsafe { owner.wake_here(task) };
@@ -292,7 +292,7 @@ static WAITER: WaiterVTable =
 /// `data` is the header of a task that is being polled, on this thread.
 unsafe fn retain_waiter(data: *const ()) {
     let task = header_of(data);
-    // SAFETY: a task that is polled is Linked and on its owner.
+    // SAFETY: a task that is polled is unfinished, and on its owner.
     let waiters = unsafe { &task.as_ref().owned().waiters };
     waiters.set(waiters.get() + 1);
 }
