@@ -272,9 +272,11 @@ impl Worker {
             }
             parts.driver.process_completions()
         };
-        for waker in parts.after_look.take() {
-            // A program's own, as that of a combinator is, may panic.
-            quietly(|| waker.wake());
+        if !parts.after_look.borrow().is_empty() {
+            for waker in parts.after_look.take() {
+                // A program's own, as that of a combinator is, may panic.
+                quietly(|| waker.wake());
+            }
         }
         if announces && mailbox.doorbell().wake_up() == WokenAs::Searcher {
             self.search();

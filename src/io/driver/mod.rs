@@ -820,7 +820,16 @@ impl DriverHandle {
     }
 
     /// Does what the slab has noted, with no borrow held: wakes, releases, discards.
+    #[inline]
     fn tell(&self) {
+        if self.0.core.try_borrow().is_ok_and(|core| core.slab.has_notices()) {
+            self.tell_all();
+        }
+    }
+
+    /// The same when there is something. (Out of line: most turns have nothing.)
+    #[inline(never)]
+    fn tell_all(&self) {
         loop {
             let (mut woken, mut notices) = {
                 let Ok(mut core) = self.0.core.try_borrow_mut() else { return };

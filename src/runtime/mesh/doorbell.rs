@@ -215,7 +215,13 @@ impl Doorbell {
     /// Whether something has arrived that was not taken. For a receiver that is awake and looks around.
     pub(crate) fn is_rung(&self) -> bool {
         // Relaxed: the bits, and with them the messages, are acquired when taken.
-        self.control().load(Relaxed) & REMOTE != 0 || self.senders.iter().any(|word| word.load(Relaxed) != 0)
+        self.control().load(Relaxed) & REMOTE != 0 || self.has_senders()
+    }
+
+    /// Whether a sender of the mesh has rung. For the receiver.
+    pub(crate) fn has_senders(&self) -> bool {
+        // Relaxed: as in `is_rung`.
+        self.senders.iter().any(|word| word.load(Relaxed) != 0)
     }
 
     /// Withdraws the announcement: ringing costs no system call from here on.

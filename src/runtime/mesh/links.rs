@@ -138,6 +138,9 @@ impl Links {
     /// Publishes what was sent and rings. Gives back who waited for room that there is now: to be woken by the caller,
     /// with no borrow held.
     pub(crate) fn flush(&mut self) -> Vec<Waiter> {
+        if self.unflushed.is_empty() {
+            return Vec::new();
+        }
         let mut woken = Vec::new();
         let Links { me, shared, to, unflushed, .. } = self;
         unflushed.retain(|&receiver| {
@@ -164,7 +167,15 @@ impl Links {
 
     /// Takes what has arrived, `most` messages at most: from the rings with a rest from the last turn, and those whose bit is
     /// set. Rings that had to stand back come first the next time.
-    pub(crate) fn receive(&mut self, most: usize, mut adopt: impl FnMut(TaskRef)) {
+    #[inline]
+    pub(crate) fn receive(&mut self, most: usize, adopt: impl FnMut(TaskRef)) {
+        if self.has_unfinished() || self.shared.mailbox(self.me).doorbell().has_senders() {
+            self.take_in(most, adopt);
+        }
+    }
+
+    /// The same when there is something.
+    fn take_in(&mut self, most: usize, mut adopt: impl FnMut(TaskRef)) {
         let mut left = most;
         let mut served = Vec::new();
         let mut rung = std::mem::take(&mut self.unfinished);

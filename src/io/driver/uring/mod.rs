@@ -272,7 +272,18 @@ impl UringDriver {
 
     /// Queues what the turn has left to do: own requests, the watch for wakes, the closing of direct descriptors, and the
     /// backlog, in this order, as far as there is room.
+    #[inline]
     fn fill(&mut self, slab: &mut StableSlab) {
+        let has_own = !self.own_backlog.is_empty() || (!self.wake_armed && !self.closing);
+        let has_closing = self.direct.as_ref().is_some_and(|table| table.has_closing());
+        if has_own || has_closing || !self.backlog.is_empty() {
+            self.fill_in(slab);
+        }
+    }
+
+    /// The same when there is something. (Out of line: most turns have nothing, and come by twice.)
+    #[inline(never)]
+    fn fill_in(&mut self, slab: &mut StableSlab) {
         while let Some(entry) = self.own_backlog.pop_front() {
             if let Err(entry) = self.push(entry) {
                 self.own_backlog.push_front(entry);
