@@ -101,8 +101,6 @@ struct Counts {
     passed: Cell<u64>,
     /// Tasks of the two that have ended.
     retired: Cell<u64>,
-    /// Pinned tasks that have ended and are still in a ready queue.
-    lingering: Cell<u64>,
     /// Tasks that were taken out of a ready queue and not polled.
     skipped: Cell<u64>,
     /// Polls of stealable tasks.
@@ -682,7 +680,6 @@ impl Executor {
     /// The caller has taken it out of a ready queue.
     #[inline(never)]
     unsafe fn skip(&self, task: NonNull<Header>) {
-        self.counts.lingering.set(self.counts.lingering.get() - 1);
         count_one(&self.counts.skipped);
         // SAFETY: no longer ready, which can be the end of its use.
         unsafe { let_go(task) };
@@ -974,9 +971,6 @@ impl Executor {
         }
         owned.life.set(Life::Done);
         count_one(&self.counts.retired);
-        if owned.ready.get() {
-            count_one(&self.counts.lingering);
-        }
         // SAFETY: no longer unfinished, which can be the end of its use.
         unsafe { let_go(task) };
     }

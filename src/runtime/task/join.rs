@@ -132,7 +132,19 @@ impl<T> JoinHandle<T> {
     /// Puts `waker` into the slot for the owner to wake, and says whether the task is complete already.
     #[inline(never)]
     fn wait(&mut self, waker: &Waker) -> Progress {
-        if self.side() == Side::Owner { self.wait_here(waker) } else { self.wait_elsewhere(waker) }
+        if self.side() == Side::Elsewhere {
+            return self.wait_elsewhere(waker);
+        }
+        // SAFETY: the owner touches the slot as it completes the task, on this thread; the handle is here.
+        let is_free = self.task.join_waker.with(|slot| unsafe { (*slot).is_none() });
+        // A task that waits for one of its own worker's, for the first time, as nearly always.
+        if is_free && let Some(waker) = waker::clone_pinned(waker) {
+            // SAFETY: as above; no foreign code has run since the task was seen not to be complete. Nothing is overwritten that needs dropping.
+            self.task.join_waker.with_mut(|slot| unsafe { slot.write(Some(waker)) });
+            self.task.join.lend_waker_here();
+            return Progress::Running;
+        }
+        self.wait_here(waker)
     }
 
     /// The same off the owner's thread, or where nobody knows.
@@ -158,6 +170,7 @@ impl<T> JoinHandle<T> {
     }
 
     /// The same on the owner's thread, where nothing can happen to the task meanwhile but by foreign code that is called here.
+    #[inline(never)]
     fn wait_here(&mut self, waker: &Waker) -> Progress {
         // SAFETY: the owner touches the slot as it completes the task, on this thread; the handle is here.
         let there = self
@@ -166,7 +179,7 @@ impl<T> JoinHandle<T> {
             .with(|slot| unsafe { (*slot).as_ref() }.is_some_and(|old| old.will_wake(waker)));
         let mut old = None;
         if !there {
-            let waker = waker::clone(waker);
+            let waker = waker.clone();
             if self.task.join.progress() == Progress::Complete {
                 return Progress::Complete;
             }

@@ -221,21 +221,19 @@ impl Header {
             (&raw mut (*header).id).write(id);
             #[cfg(feature = "tracing")]
             (&raw mut (*header).span).write(span);
-            (&raw mut (*header).class).write(class);
             (&raw mut (*header).vtable).write(vtable);
+            // Whoever comes to refer to the task does so by what this thread hands out: no other looks at these now.
+            (&raw mut (*header).references).write(AtomicUsize::new(STOCK as usize + 1));
+            (&raw mut (*header).remote).write(Remote(AtomicU8::new(0)));
+            (&raw mut (*header).join).write(Join(AtomicU8::new(HANDLE)));
+            (&raw mut (*header).class).write(class);
+            let owned = &raw mut (*header).owned;
+            (&raw mut (*owned).stock).write(Cell::new(STOCK));
+            (&raw mut (*owned).waiters).write(Cell::new(0));
+            (&raw mut (*owned).life).write(Cell::new(Life::Fresh));
+            (&raw mut (*owned).ready).write(Cell::new(false));
+            (&raw mut (*owned).aborted).write(Cell::new(false));
         }
-        // SAFETY: every field is a value again.
-        let header = unsafe { task.as_ref() };
-        // Relaxed, all of them: whoever comes to refer to the task does so by what this thread hands out.
-        header.references.store(STOCK as usize + 1, Relaxed);
-        header.remote.0.store(0, Relaxed);
-        header.join.0.store(HANDLE, Relaxed);
-        let owned = &header.owned;
-        owned.stock.set(STOCK);
-        owned.waiters.set(0);
-        owned.life.set(Life::Fresh);
-        owned.ready.set(false);
-        owned.aborted.set(false);
     }
 
     /// Where it was spawned, what it is called, and its class.

@@ -225,14 +225,14 @@ const STEALABLE: &RawWakerVTable = {
     &VTABLE
 };
 
-/// Clones a waker: without the way through its functions, if it is that of a pinned task, as with whoever awaits another task.
+/// Clones a waker without the way through its functions, if it is that of a pinned task. No foreign code runs. `None` if it is not.
 #[inline]
-pub(super) fn clone(waker: &Waker) -> Waker {
+pub(super) fn clone_pinned(waker: &Waker) -> Option<Waker> {
     if !ptr::eq(waker.vtable(), PINNED) {
-        return waker.clone();
+        return None;
     }
     // SAFETY: these are its functions, so its data is what they expect, and the clone is what that function would have returned.
-    unsafe { Waker::from_raw(clone_raw::<false>(waker.data())) }
+    Some(unsafe { Waker::from_raw(clone_raw::<false>(waker.data())) })
 }
 
 /// # Safety
@@ -251,15 +251,24 @@ unsafe fn clone_raw<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
 /// As [`clone_raw`]; and `data` comes with a reference.
 unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
     let task = header_of(data);
-    if !IS_STEALABLE {
-        // SAFETY: the waker's reference, which is consumed, keeps the header until it is taken back; after that nothing here names it.
-        unsafe {
-            if let Some(owner) = Executor::owner_of(task.as_ref()) {
-                owner.wake_here(task);
-                return Counted::from_raw(task).take_back();
-            }
+    // SAFETY: the waker's reference, which is consumed, keeps the header until it is taken back; after that nothing here names it.
+    unsafe {
+        if !IS_STEALABLE && let Some(owner) = Executor::owner_of(task.as_ref()) {
+            owner.wake_here(task);
+            Counted::from_raw(task).take_back();
+        } else {
+            wake_elsewhere::<IS_STEALABLE>(task);
         }
     }
+}
+
+/// As `wake_by_value`, off the owner's thread. (Out of line, so that a wake at home has no registers to save.)
+///
+/// # Safety
+///
+/// As [`wake`]; and `task` comes with a reference.
+#[inline(never)]
+unsafe fn wake_elsewhere<const IS_STEALABLE: bool>(task: NonNull<Header>) {
     // SAFETY: the reference is the waker's, which is consumed. It is given up after the wake is done.
     let waker = unsafe { Counted::from_raw(task) };
     // SAFETY: `waker` is a reference.
