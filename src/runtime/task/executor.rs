@@ -41,9 +41,10 @@ use fastrand::Rng;
 use super::cells::Cells;
 use super::join::JoinHandle;
 use super::label::{Class, Label};
-use super::raw::{self, Counted, TaskRef, drop_quietly};
+use super::raw::{self, Counted, Polled, TaskRef, drop_quietly};
 use super::ready::ReadyQueue;
 use super::state::{Begun, Header, Left, Life, Owned, Request};
+use super::waker;
 #[cfg(not(loom))]
 use crate::runtime::dump::{TaskDump, TaskState};
 use crate::runtime::mesh::mailbox::Mailbox;
@@ -101,6 +102,8 @@ struct Counts {
     passed: Cell<u64>,
     /// Tasks of the two that have ended.
     retired: Cell<u64>,
+    /// Pinned tasks that were woken by the end of another, and polled next, without a ready queue.
+    handed: Cell<u64>,
     /// Tasks that were taken out of a ready queue and not polled.
     skipped: Cell<u64>,
     /// Polls of stealable tasks.
@@ -579,10 +582,15 @@ impl Executor {
             Begun::Poll => {
                 count_one(&self.counts.stealable_polls);
                 // SAFETY: the run is ours, `task` is a reference, and `busy` keeps polls from nesting.
-                if unsafe { (task.vtable.poll)(task.task()) }.is_ready() {
-                    self.finish(task);
-                } else {
-                    self.pause(task);
+                match unsafe { (task.vtable.poll)(task.task()) } {
+                    Polled::Pending => self.pause(task),
+                    Polled::Complete(waiting) => {
+                        if let Some(waiting) = waiting {
+                            // SAFETY: the poll gave the reference.
+                            unsafe { waker::wake_and_drop(waiting) };
+                        }
+                        self.finish(task);
+                    }
                 }
             }
         }
@@ -640,7 +648,7 @@ impl Executor {
     fn run_pinned(&self, queue: &ReadyQueue, most: usize) -> usize {
         let mut ran = 0;
         while ran < most {
-            let Some(task) = queue.pop() else { break };
+            let Some(mut task) = queue.pop() else { break };
             // SAFETY: until `let_go` or `retire`, the owner's reference keeps it (it was ready), and this is its owner.
             let owned = unsafe { task.as_ref().owned() };
             if owned.life.get() == Life::Done {
@@ -650,27 +658,98 @@ impl Executor {
             }
             ran += 1;
             if owned.aborted.get() {
-                count_one(&self.counts.skipped);
                 // SAFETY: this is the owner of an unfinished task.
-                unsafe { self.cancel(task) };
+                unsafe { self.cancel_unpolled(task) };
                 continue;
             }
             // SAFETY: the task is unfinished, this is its owner, and `busy` keeps polls from nesting.
-            let polled = unsafe { (task.as_ref().vtable.poll)(task) };
-            if mutant("wake: queued until polled") {
-                // SAFETY: the owner still has its reference.
-                let _ = unsafe { task.as_ref() }.remote.take();
-            }
-            // SAFETY: this is its owner, and it is unfinished until `retire`, which it is handed to when it is complete.
-            unsafe {
-                if polled.is_ready() {
-                    self.retire(task);
-                } else if owned.life.get() == Life::Unpolled {
-                    self.link(task);
-                }
+            while let Some(next) = unsafe { self.poll(task, queue, ran < most) } {
+                task = next;
+                ran += 1;
             }
         }
         ran
+    }
+
+    /// Polls a pinned task. If that ends it, and another waited for that, who is next in `queue`, the caller is to poll that one, if it
+    /// `may_go_on`.
+    ///
+    /// # Safety
+    ///
+    /// The task is unfinished, and not ready; this is its owner, and no other poll is under way.
+    #[inline]
+    unsafe fn poll(
+        &self,
+        task: NonNull<Header>,
+        queue: &ReadyQueue,
+        may_go_on: bool,
+    ) -> Option<NonNull<Header>> {
+        // SAFETY: the caller's own promise.
+        let polled = unsafe { (task.as_ref().vtable.poll)(task) };
+        if mutant("wake: queued until polled") {
+            // SAFETY: the owner still has its reference.
+            let _ = unsafe { task.as_ref() }.remote.take();
+        }
+        // SAFETY: this is its owner, and it is unfinished until `retire`, which it is handed to when it is complete. What waits for it
+        // comes with a reference.
+        unsafe {
+            match polled {
+                Polled::Pending => {
+                    if task.as_ref().owned().life.get() == Life::Unpolled {
+                        self.link(task);
+                    }
+                    None
+                }
+                Polled::Complete(waiting) => {
+                    self.retire(task);
+                    waiting.and_then(|waiting| self.wake_waiting(waiting, queue, may_go_on))
+                }
+            }
+        }
+    }
+
+    /// Wakes a pinned task that waited for another's end. If it is this worker's, nobody is before it in `queue`, and it `may_go_on`, it need
+    /// not be put there: then the caller polls it.
+    ///
+    /// # Safety
+    ///
+    /// `waiting` is a reference, which is consumed.
+    #[inline]
+    unsafe fn wake_waiting(
+        &self,
+        waiting: NonNull<Header>,
+        queue: &ReadyQueue,
+        may_go_on: bool,
+    ) -> Option<NonNull<Header>> {
+        // SAFETY: the reference keeps it.
+        let header = unsafe { waiting.as_ref() };
+        let is_next = header.belongs_to(&raw const *self.mailbox)
+            && may_go_on
+            && queue.is_empty()
+            && header.class() == self.class.get();
+        // SAFETY: this is the owner, if it is so.
+        if !is_next || !unsafe { header.owned() }.is_idle() {
+            // SAFETY: the caller's own promise.
+            unsafe { waker::wake_and_drop(waiting) };
+            return None;
+        }
+        count_one(&self.counts.handed);
+        // SAFETY: this is the owner, which has a reference of its own: the task is unfinished.
+        unsafe { Counted::from_raw(waiting).take_back() };
+        Some(waiting)
+    }
+
+    /// Drops a task that was aborted.
+    ///
+    /// # Safety
+    ///
+    /// It is unfinished, and was taken out of a ready queue; this is its owner.
+    #[cold]
+    #[inline(never)]
+    unsafe fn cancel_unpolled(&self, task: NonNull<Header>) {
+        count_one(&self.counts.skipped);
+        // SAFETY: the caller's own promise.
+        unsafe { self.cancel(task) };
     }
 
     /// Lets go of a task that is Done.
@@ -678,6 +757,7 @@ impl Executor {
     /// # Safety
     ///
     /// The caller has taken it out of a ready queue.
+    #[cold]
     #[inline(never)]
     unsafe fn skip(&self, task: NonNull<Header>) {
         count_one(&self.counts.skipped);
@@ -709,13 +789,13 @@ impl Executor {
     #[inline]
     fn polls(&self) -> u64 {
         let taken = self.foreground.taken() + self.background.taken();
-        taken - self.counts.skipped.get() + self.counts.stealable_polls.get()
+        taken + self.counts.handed.get() - self.counts.skipped.get() + self.counts.stealable_polls.get()
     }
 
     /// What happened so far.
     pub(crate) fn counters(&self) -> TaskCounters {
         let counts = &self.counts;
-        let made_ready = self.foreground.put() + self.background.put();
+        let made_ready = self.foreground.put() + self.background.put() + counts.handed.get();
         TaskCounters {
             spawned: counts.admitted.get() + counts.homed.get() + counts.passed.get(),
             alive: counts.alive() as usize,
@@ -865,10 +945,7 @@ impl Executor {
         unsafe {
             match task.as_ref().owned().life.get() {
                 Life::Done => self.skip(task),
-                Life::Unpolled => {
-                    count_one(&self.counts.skipped);
-                    self.cancel(task);
-                }
+                Life::Unpolled => self.cancel_unpolled(task),
                 Life::Fresh | Life::Linked => count_one(&self.counts.skipped),
             }
         }
@@ -910,7 +987,7 @@ impl Executor {
     pub(super) unsafe fn wake_here(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
-        if owned.is_unfinished() && !owned.ready.get() {
+        if owned.is_idle() {
             // SAFETY: unfinished and not ready, and this is its owner.
             unsafe { self.queue_of(task.as_ref()).push(task) };
         }
@@ -930,6 +1007,7 @@ impl Executor {
     /// # Safety
     ///
     /// `task` is unfinished and in no list, this is its owner or home, and has a reference for it.
+    #[inline(never)]
     unsafe fn link(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
@@ -965,12 +1043,12 @@ impl Executor {
     unsafe fn retire(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let owned = unsafe { task.as_ref().owned() };
+        count_one(&self.counts.retired);
         if owned.life.get() == Life::Linked {
             // SAFETY: it is.
             unsafe { self.unlink(owned) };
         }
         owned.life.set(Life::Done);
-        count_one(&self.counts.retired);
         // SAFETY: no longer unfinished, which can be the end of its use.
         unsafe { let_go(task) };
     }
@@ -980,6 +1058,7 @@ impl Executor {
     /// # Safety
     ///
     /// It is Linked, and this is its owner or home.
+    #[inline(never)]
     unsafe fn unlink(&self, owned: &Owned) {
         let (prev, next) = (owned.list_prev.get(), owned.list_next.get());
         // SAFETY: its neighbours are Linked, so the owner's references keep them.

@@ -18,7 +18,7 @@ use std::mem::{self, ManuallyDrop, offset_of};
 use std::ops::Deref;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::cells::{CellLayout, Cells};
 use super::executor::Executor;
@@ -35,7 +35,7 @@ use crate::sync::Arc;
 pub(super) struct VTable {
     /// Polls the task, and completes it when it ends. Called by the owner, on a task that is unfinished, or by the worker that runs
     /// a stealable one, outside of any other call on the same task.
-    pub(super) poll: unsafe fn(NonNull<Header>) -> Poll<()>,
+    pub(super) poll: unsafe fn(NonNull<Header>) -> Polled,
     /// Drops the closure or future and completes the task as one that was cancelled, or not sent to a worker. Called by whoever has the
     /// stage (its owner or runner, or the holder of its `TaskRef`), once, on a task that is not complete.
     cancel: unsafe fn(NonNull<Header>, unsent_to: Option<WorkerId>),
@@ -48,6 +48,16 @@ pub(super) struct VTable {
     pub(super) layout: CellLayout,
     /// Whether any worker may poll the task, whenever it is ready.
     pub(super) stealable: bool,
+}
+
+/// What came of a poll.
+#[must_use]
+pub(super) enum Polled {
+    /// The task waits.
+    Pending,
+    /// It is complete, and whoever waited for that has been woken, unless that is the pinned task which is given here with the reference of
+    /// a waker: that is the caller's to wake.
+    Complete(Option<NonNull<Header>>),
 }
 
 /// A task in memory.
@@ -163,20 +173,28 @@ where
     /// # Safety
     ///
     /// As [`VTable::poll`].
-    unsafe fn poll(task: NonNull<Header>) -> Poll<()> {
+    unsafe fn poll(task: NonNull<Header>) -> Polled {
         // SAFETY: the task is unfinished, so the owner's reference keeps the cell; or its runner's does.
         let cell = unsafe { task.cast::<Self>().as_ref() };
         // SAFETY: the task stays unfinished (or its runner's reference stays) until this call is over, and we run on its owner (or
         // are its runner).
         let polled = catch(|| unsafe { waker::poll_as(task, |cx| cell.advance(cx)) });
         match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Pending) => return Polled::Pending,
             Ok(Poll::Ready(())) => {}
             Err(payload) => cell.fail(Failure::Panicked(payload)),
         }
         // SAFETY: the stage is the owner's or the runner's, who calls, until the task is complete; it holds the output.
-        unsafe { Self::complete(task) };
-        Poll::Ready(())
+        let waker = unsafe { Self::complete(task) };
+        // The one who waits is mostly another task of this worker's, which the executor can go on with at once.
+        Polled::Complete(match waker.map(waker::into_pinned) {
+            None => None,
+            Some(Ok(waiting)) => Some(waiting.into_raw()),
+            Some(Err(waker)) => {
+                wake_quietly(waker);
+                None
+            }
+        })
     }
 
     /// # Safety
@@ -186,7 +204,9 @@ where
         // SAFETY: whoever has the stage has a reference.
         unsafe { task.cast::<Self>().as_ref() }.fail(Failure::Cancelled { unsent_to });
         // SAFETY: the stage is the caller's, and holds the output.
-        unsafe { Self::complete(task) };
+        if let Some(waker) = unsafe { Self::complete(task) } {
+            wake_quietly(waker);
+        }
     }
 
     /// Polls the future, and puts its output into its place when it ends: here, where the output is at hand, since on its way
@@ -271,27 +291,26 @@ where
         self.with_output(|place| unsafe { place.write(output) });
     }
 
-    /// Hands the output to the handle and wakes who waits for it; without a handle it is dropped.
+    /// Hands the output to the handle, and gives back who waits for it, to be woken; without a handle it is dropped.
     ///
     /// # Safety
     ///
     /// The contents are the caller's, and are the output, and the task is not complete. They are the caller's no more afterwards.
     #[inline]
-    unsafe fn complete(task: NonNull<Header>) {
+    unsafe fn complete(task: NonNull<Header>) -> Option<Waker> {
         // SAFETY: whoever has the stage has a reference.
         let cell = unsafe { task.cast::<Self>().as_ref() };
         let completed = cell.header.join.complete();
         if !completed.has_handle {
             cell.drop_unwanted();
         }
-        if completed.has_waker {
-            // SAFETY: `complete` handed the slot to us.
-            let waker = cell.header.join_waker.with_mut(|slot| unsafe { (*slot).take() });
-            let waker = waker.expect("WAKER is on only while the slot is full");
-            if let Err(payload) = catch(|| waker.wake()) {
-                drop_quietly(payload);
-            }
+        if !completed.has_waker {
+            return None;
         }
+        // SAFETY: `complete` handed the slot to us.
+        let waker = cell.header.join_waker.with_mut(|slot| unsafe { (*slot).take() });
+        debug_assert!(waker.is_some(), "WAKER is on only while the slot is full");
+        waker
     }
 
     /// Drops the output of a detached task: what that does concerns nobody else. The caller has the output.
@@ -650,6 +669,14 @@ pub(super) fn catch<R>(user: impl FnOnce() -> R) -> Result<R, Payload> {
     }
     // Whatever the closure leaves half done is the panicking task's own, and is dropped, not used.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(user))
+}
+
+/// Wakes by foreign code.
+#[inline(never)]
+fn wake_quietly(waker: Waker) {
+    if let Err(payload) = catch(|| waker.wake()) {
+        drop_quietly(payload);
+    }
 }
 
 /// Drops a value whose destructor may panic. If the payload of that panic panics in turn, *its* payload is leaked.

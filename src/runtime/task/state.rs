@@ -320,6 +320,12 @@ impl Owned {
         matches!(self.life.get(), Life::Unpolled | Life::Linked)
     }
 
+    /// Whether the task is to be woken to be polled.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_unfinished() && !self.ready.get()
+    }
+
     /// Whether the owner's side has no use for the task any more, so that its one reference goes back.
     pub(super) fn is_let_go(&self) -> bool {
         self.life.get() == Life::Done && !self.ready.get() && self.waiters.get() == 0

@@ -235,6 +235,21 @@ pub(super) fn clone_pinned(waker: &Waker) -> Option<Waker> {
     Some(unsafe { Waker::from_raw(clone_raw::<false>(waker.data())) })
 }
 
+/// The pinned task whose waker this is.
+///
+/// # Errors
+///
+/// Gives the waker back if it is another.
+#[inline]
+pub(super) fn into_pinned(waker: Waker) -> Result<Counted, Waker> {
+    if !ptr::eq(waker.vtable(), PINNED) {
+        return Err(waker);
+    }
+    let waker = ManuallyDrop::new(waker);
+    // SAFETY: these are its functions, so its data is a header's address and comes with a reference, which the waker gives up.
+    Ok(unsafe { Counted::from_raw(header_of(waker.data())) })
+}
+
 /// # Safety
 ///
 /// `data` is the header of a live task, which is stealable or not.
@@ -250,14 +265,29 @@ unsafe fn clone_raw<const IS_STEALABLE: bool>(data: *const ()) -> RawWaker {
 ///
 /// As [`clone_raw`]; and `data` comes with a reference.
 unsafe fn wake_by_value<const IS_STEALABLE: bool>(data: *const ()) {
-    let task = header_of(data);
-    // SAFETY: the waker's reference, which is consumed, keeps the header until it is taken back; after that nothing here names it.
+    // SAFETY: the caller's own promise.
     unsafe {
-        if !IS_STEALABLE && let Some(owner) = Executor::owner_of(task.as_ref()) {
+        if IS_STEALABLE {
+            wake_elsewhere::<true>(header_of(data));
+        } else {
+            wake_and_drop(header_of(data));
+        }
+    }
+}
+
+/// Wakes a pinned task, from whichever thread, and gives up a reference to it.
+///
+/// # Safety
+///
+/// The caller has the reference, and uses it no more.
+pub(super) unsafe fn wake_and_drop(task: NonNull<Header>) {
+    // SAFETY: the caller's reference, which is consumed, keeps the header until it is taken back; after that nothing here names it.
+    unsafe {
+        if let Some(owner) = Executor::owner_of(task.as_ref()) {
             owner.wake_here(task);
             Counted::from_raw(task).take_back();
         } else {
-            wake_elsewhere::<IS_STEALABLE>(task);
+            wake_elsewhere::<false>(task);
         }
     }
 }
