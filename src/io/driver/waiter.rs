@@ -104,27 +104,47 @@ fn now_running() -> Option<RawWaiter> {
 ///
 /// Until `poll` returns, `task` must stand for a live task of the worker that runs on this thread, and the functions of
 /// its vtable must be sound to call on it from this thread. References retained meanwhile are given back on the same
-/// worker.
+/// worker. On this thread there is an [`Outer`].
 #[inline]
 pub(crate) unsafe fn run_as<R>(task: &TaskWaker, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
-    /// Puts the outer task back even if `poll` unwinds.
-    struct Restore(*mut TaskWaker);
-    impl Drop for Restore {
+    /// Ends it even if `poll` unwinds.
+    struct End;
+    impl Drop for End {
         fn drop(&mut self) {
-            put(self.0);
+            put(ptr::null_mut());
         }
     }
-    /// Says who is being polled, to the code that this thread goes on with and to whoever stops it.
-    fn put(task: *mut TaskWaker) {
-        // Who stops this thread sees its memory as the compiler ordered the changes: the one to the address comes after what it
-        // points to was written, and before that place is used for something else.
-        compiler_fence(SeqCst);
-        RUNNING.with(|running| running.store(task, Relaxed));
-        compiler_fence(SeqCst);
-    }
-    let _restore = Restore(RUNNING.with(|running| running.load(Relaxed)));
+    let _end = End;
     put(ptr::from_ref(task).cast_mut());
     poll(&mut Context::from_waker(&task.waker))
+}
+
+/// Says who is being polled, to the code that this thread goes on with and to whoever stops it.
+#[inline]
+fn put(task: *mut TaskWaker) {
+    // Who stops this thread sees its memory as the compiler ordered the changes: the one to the address comes after what it
+    // points to was written, and before that place is used for something else.
+    compiler_fence(SeqCst);
+    RUNNING.with(|running| running.store(task, Relaxed));
+    compiler_fence(SeqCst);
+}
+
+/// The task in whose poll others are polled, as when a worker is driven by a task of another worker on its thread. Kept while they are, and
+/// then it is the one that runs again: so [`run_as`] need not look for an outer task each time.
+#[derive(Debug)]
+pub(crate) struct Outer(*mut TaskWaker);
+
+impl Outer {
+    /// Whoever is being polled now.
+    pub(crate) fn now() -> Outer {
+        Outer(RUNNING.with(|running| running.load(Relaxed)))
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        put(self.0);
+    }
 }
 
 /// Where a thread has the task that it polls, for whoever stops the thread to look.

@@ -47,6 +47,7 @@ use super::state::{Begun, Header, Left, Life, Owned, Request};
 use super::waker;
 #[cfg(not(loom))]
 use crate::runtime::dump::{TaskDump, TaskState};
+use crate::io::driver::waiter::Outer;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::spawner::{Emptied, Spawner};
 use crate::sync::{Arc, Cell, mutant, per_thread};
@@ -561,7 +562,7 @@ impl Executor {
     fn set_busy(&self) -> Busy<'_> {
         assert!(!self.busy.replace(true), "a task cannot run the tasks of its own worker");
         debug_assert!(ptr::eq(Current::get().executor, self), "a worker is entered when it runs its tasks");
-        Busy(self)
+        Busy { executor: self, _outer: Outer::now() }
     }
 
     /// Polls the oldest task of the stealable queue, drops it if it was aborted, or adopts it if it is a pinned one that is to
@@ -644,7 +645,7 @@ impl Executor {
 
     /// Polls up to `most` pinned tasks of `queue`, those first that have been ready for longest, or drops those that were aborted. How many
     /// there were.
-    #[inline]
+    #[inline(never)]
     fn run_pinned(&self, queue: &ReadyQueue, most: usize) -> usize {
         let mut ran = 0;
         while ran < most {
@@ -1089,12 +1090,15 @@ impl fmt::Debug for Executor {
 }
 
 /// While tasks are run. Should that unwind, the worker can still be closed: every list is whole whenever foreign code is called.
-struct Busy<'a>(&'a Executor);
+struct Busy<'a> {
+    executor: &'a Executor,
+    _outer: Outer,
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.class.set(Class::Foreground);
-        self.0.busy.set(false);
+        self.executor.class.set(Class::Foreground);
+        self.executor.busy.set(false);
     }
 }
 
