@@ -85,6 +85,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/runtime/task/executor.rs", "intrusive lists over headers that the owner's reference keeps"),
     ("src/runtime/task/finished.rs", "one word holds a list of counted entries or a boxed waker"),
     ("src/runtime/task/raw.rs", "any thread may free a task's header, its owner alone touches its future"),
+    ("src/runtime/task/ready.rs", "an intrusive list over headers that the owner's reference keeps"),
     ("src/runtime/task/remote.rs", "an intrusive list: its nodes are the headers of tasks"),
     ("src/runtime/task/state.rs", "the owner's words are plain memory in a header that other threads see"),
     ("src/runtime/task/waker.rs", "a hand-written vtable over counted references to headers"),

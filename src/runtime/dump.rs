@@ -3,8 +3,8 @@
 //! Each worker describes itself, between two polls: its unfinished tasks, those that were placed with it and that nobody has begun, its
 //! operations in flight, its timers. A task that is just on its way, in a message or between two queues, is described by nobody.
 //! Nothing is kept for that but what is there anyway, besides two words: a slot remembers the last reading of the clock before its
-//! operation was submitted, and a task how many polls its worker had made when it came. Both are plain stores of what the worker knows
-//! already.
+//! operation was submitted, and a task how many polls its worker had made when it had its first. Both are plain stores of what the worker
+//! knows already.
 //!
 //! **Whose operation.** An operation is shown with the task that polled it last: the one that its slot will wake. One that waits with a
 //! waker of somebody else's (a combinator that has its own) stands alone; so does one whose future was dropped and whose answer the
@@ -46,7 +46,8 @@ pub struct Dump {
 pub struct WorkerDump {
     /// Which worker.
     pub worker: WorkerId,
-    /// Its unfinished tasks, the newest first; then those that were placed with it and that no worker has begun, the oldest first.
+    /// Its unfinished tasks: those that it has polled, the newest first, and those that are to be, the oldest first; then those that were
+    /// placed with it and that no worker has begun, the oldest first.
     pub tasks: Vec<TaskDump>,
     /// More tasks that were placed with it, so many that its queue has no room to show them.
     pub unlisted: usize,
@@ -70,7 +71,7 @@ pub struct TaskDump {
     pub location: &'static Location<'static>,
     /// What it does.
     pub state: TaskState,
-    /// Polls that its worker has made, of whichever tasks, since this one came. 0 if it has not begun.
+    /// Polls that its worker has made, of whichever tasks, since this one had its first. 0 if it has not begun.
     pub age_polls: u64,
     /// The operations that will wake it.
     pub operations: Vec<OperationDump>,

@@ -20,7 +20,7 @@ use crate::sync::Cell;
 
 /// A worker's shelves.
 pub(super) struct Cells {
-    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n` lines and one, of
+    /// The piece on each shelf that was kept last, and from it the others. A piece on the shelf of number `n` has `n + 1` lines, of
     /// which the first are a header at rest.
     shelves: [Cell<Option<NonNull<Header>>>; SHELVES],
     kept_bytes: Cell<usize>,

@@ -5,7 +5,8 @@
 //!
 //! One turn of a worker does, with what is here: [`drain_remote`](Executor::drain_remote) (tasks woken or sent from
 //! elsewhere become ready), then [`run`](Executor::run) up to its budget, first in, first out. A task that wakes itself while
-//! it is polled goes behind all that are ready. Background tasks have a queue of their own, of which
+//! it is polled goes behind all that are ready. One that waited for the end of the task just polled goes there, too; but if nobody is, it
+//! need not pass through the queue. Background tasks have a queue of their own, of which
 //! [`run_background`](Executor::run_background) takes one; when, is the worker's business.
 //!
 //! The task list keeps a task from the end of its first poll on: one that ends in that poll never needs to be found, and until then it is
@@ -45,9 +46,9 @@ use super::raw::{self, Counted, Polled, TaskRef, drop_quietly};
 use super::ready::ReadyQueue;
 use super::state::{Begun, Header, Left, Life, Owned, Request};
 use super::waker;
+use crate::io::driver::waiter::Outer;
 #[cfg(not(loom))]
 use crate::runtime::dump::{TaskDump, TaskState};
-use crate::io::driver::waiter::Outer;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::spawner::{Emptied, Spawner};
 use crate::sync::{Arc, Cell, mutant, per_thread};
@@ -709,8 +710,8 @@ impl Executor {
         }
     }
 
-    /// Wakes a pinned task that waited for another's end. If it is this worker's, nobody is before it in `queue`, and it `may_go_on`, it need
-    /// not be put there: then the caller polls it.
+    /// Wakes a pinned task that waited for another's end. If it is this worker's, nobody is before it in `queue`, and it `may_go_on`, it
+    /// need not be put there: then the caller polls it.
     ///
     /// # Safety
     ///
@@ -799,7 +800,7 @@ impl Executor {
         let made_ready = self.foreground.put() + self.background.put() + counts.handed.get();
         TaskCounters {
             spawned: counts.admitted.get() + counts.homed.get() + counts.passed.get(),
-            alive: counts.alive() as usize,
+            alive: usize::try_from(counts.alive()).expect("they are in memory"),
             ready: self.pinned_ready() + self.background.len() + self.mailbox.queue().len(),
             polls: self.polls(),
             wakes_local: made_ready - counts.admitted.get() - counts.readied.get(),

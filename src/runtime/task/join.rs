@@ -139,7 +139,8 @@ impl<T> JoinHandle<T> {
         let is_free = self.task.join_waker.with(|slot| unsafe { (*slot).is_none() });
         // A task that waits for one of its own worker's, for the first time, as nearly always.
         if is_free && let Some(waker) = waker::clone_pinned(waker) {
-            // SAFETY: as above; no foreign code has run since the task was seen not to be complete. Nothing is overwritten that needs dropping.
+            // SAFETY: as above; no foreign code has run since the task was seen not to be complete. Nothing is overwritten that needs
+            // dropping.
             self.task.join_waker.with_mut(|slot| unsafe { slot.write(Some(waker)) });
             self.task.join.lend_waker_here();
             return Progress::Running;

@@ -1,10 +1,10 @@
 //! The task cell: one allocation that holds a task from spawn to join, and the protocol by which threads share it.
 //!
 //! ```text
-//! ┌ Header ───────────────────────────────────────────────┐┌ Stage ──────────────────────────────┐
-//! │ shared:  remote word · references · join word · link  ││ Start(closure) ─▶ Future ─▶ Output  │
-//! │ owner's: life, ready, aborted, waiters, queue links   ││        └────────────┴─▶ Empty ◀─┘   │
-//! │ fixed:   vtable, mailbox, owner, id, label            │└─────────────────────────────────────┘
+//! ┌ Header ───────────────────────────────────────────────┐┌ Stage, then Output ───────────────────┐
+//! │ shared:  remote word · references · join word · link  ││ Start(closure) ─▶ Future ─▶ Ok or Err │
+//! │ owner's: life, ready, aborted, waiters, queue links   ││        └────────────┴─▶ Empty ──┘     │
+//! │ fixed:   vtable, mailbox, owner, id, label, waker     │└───────────────────────────────────────┘
 //! └───────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -31,16 +31,18 @@
 //!
 //! ```text
 //!              TaskRef dropped, or worker closed: closure dropped there, Err(cancelled)
-//!           ┌────────────────────────────────────────────────────────────▶ (complete, never linked)
-//!        Fresh ──adopt──▶ Linked ──────────── completed, panicked, aborted, closed ───────────▶ Done
-//!                 spawn ──▶ │  ▲                                                               │
-//!                           ▼  │ poll: Pending                              out of the queue, no waiters
-//!                    ready queue ─▶ polled                                                     ▼
-//!                           ▲  wakes while polled                               owner's reference released
-//!                           └──┘ (to the back)
+//!           ┌────────────────────────────────────────────────────────────▶ (complete, never the owner's)
+//!        Fresh ──adopt──▶ Unpolled ──────────┐
+//!                 spawn ──▶ │ first poll:    ├── completed, panicked, aborted, closed ──────▶ Done
+//!                           ▼ Pending        │                                                 │
+//!                         Linked ────────────┘                              out of the queue, no waiters
+//!                           │  ▲ poll: Pending                                                 ▼
+//!                      wake ▼  │                                                owner's reference released
+//!                    ready queue ─▶ polled
 //! ```
 //!
-//! *Linked* means: in the owner's task list, unfinished. *Ready* is a flag beside it and means: linked into the ready
+//! An unfinished task is *Unpolled*, in the ready queue or in its first poll, and then *Linked*: in the owner's task list. So a task that
+//! ends in its first poll is never put there. *Ready* is a flag beside that and means: in the ready
 //! queue. It is cleared just before the poll, so a task that is woken while it is polled goes to the back of the queue
 //! and needs no third state. A task that is Done may still sit in the queue; it is skipped there.
 //!
@@ -56,8 +58,8 @@
 //! - each `Waker`, `JoinHandle`, `AbortHandle`, `TaskRef`;
 //! - the node in the remote list, while it is there;
 //! - for a stealable task, **one** that goes with the right to run it, and one for the list of its home;
-//! - **one** for the owner, for as long as the task is linked *or* ready *or* has waiters. All three are plain
-//!   words. Once all are false none can become true again (only a linked task is queued, and waiters are made during a
+//! - **one** for the owner, for as long as the task is unfinished *or* ready *or* has waiters. All three are plain
+//!   words. Once all are false none can become true again (only an unfinished task is queued, and waiters are made during a
 //!   poll), so the owner gives its reference back exactly once: after each change that makes one of them false it asks
 //!   whether that was the last.
 //!
@@ -67,7 +69,7 @@
 //! the owner gives back in the end is the whole stock, in one instruction. So a waker that is cloned, woken and dropped on its own
 //! worker costs no atomic read-modify-write, and neither does a handle.
 //!
-//! By then the stage is empty: the owner drops the future when it completes the task, and an output is dropped at
+//! By then there is only the header left: the owner drops the future when it completes the task, and an output is dropped at
 //! completion (handle gone) or by the handle. So a foreign thread that frees a header destroys nothing that belongs to a worker. What
 //! it may meet is made for any thread: the task's `tracing` span, if there are such, whose end its subscriber is told; and a join
 //! waker that was left in its slot because the `clone` of the one that should have replaced it panicked.
@@ -78,7 +80,7 @@
 //! # Waking
 //!
 //! *On the owner* (the header names as its owner the mailbox of the thread-local [`Executor`], as it does from adoption on): if the
-//! task is linked and not ready, it is marked ready and pushed on the queue. A few plain stores.
+//! task is unfinished and not ready, it is marked ready and pushed on the queue. A few plain stores.
 //!
 //! *Elsewhere*, with the remote word's bits QUEUED, ABORT, FRESH:
 //!
@@ -159,6 +161,9 @@
 //! - *drop*: turn HANDLE and WAKER off, unless COMPLETE is on. Was it? Then the output is the handle's to drop. Else a waker in the slot
 //!   is, and the output will be the owner's.
 //! - *complete*: write the output, turn COMPLETE on. Was WAKER on? Take the slot and wake. Was HANDLE off? Drop the output.
+//!
+//! Who waits is mostly another task of the same worker. If the ready queue is empty then that one is next, and it is polled without having
+//! been there ([`Executor::run`]).
 //!
 //! On the owner's thread nothing completes between two lines of the handle's. So there it changes the word by plain stores: it replaces the
 //! waker in the slot with WAKER on, and stores HANDLE and WAKER.

@@ -28,8 +28,8 @@ use super::state::{Begun, Header, Origin, STOCK};
 use super::waker;
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::worker_id::WorkerId;
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 /// What depends on the type of the task's future. Each function takes a pointer to the header of a live cell of that type.
 pub(super) struct VTable {

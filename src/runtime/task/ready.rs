@@ -80,8 +80,7 @@ impl ReadyQueue {
     /// How many there are.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        // No more than fit into memory.
-        (self.put.get() - self.taken.get()) as usize
+        usize::try_from(self.put.get() - self.taken.get()).expect("they are in memory")
     }
 
     /// How many were ever put in.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
-use super::{Executor, JoinError, JoinHandle, TaskRef};
+use super::{Class, Executor, JoinError, JoinHandle, Label, TaskRef};
 use crate::io::driver::waiter::{Waiter, waker_that_meddles};
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::spawner::Spawner;
@@ -207,6 +207,127 @@ fn a_task_that_wakes_itself_goes_behind_all_that_are_ready() {
     assert!(local.has_ready());
     local.run(64);
     assert_eq!(*log.borrow(), [("a", 0), ("b", 0), ("a", 1), ("b", 1)]);
+}
+
+/// What somebody says, in order.
+type Log = Rc<RefCell<Vec<&'static str>>>;
+
+/// A task that spawns another, awaits it, and says so.
+fn await_another<F: Future<Output = ()> + 'static>(
+    log: &Log,
+    another: F,
+) -> impl Future<Output = ()> + 'static {
+    let log = Rc::clone(log);
+    async move {
+        let another = Executor::spawn_here(another, Location::caller().into()).expect("a worker is entered");
+        another.await.expect("it does not panic");
+        log.borrow_mut().push("awaited");
+    }
+}
+
+#[test]
+fn who_awaits_a_task_comes_after_those_that_were_ready_before() {
+    // Who waits for the end of the task just polled may be polled at once. If that is done though others are ready, two tasks that spawn
+    // and await each other's keep the worker to themselves.
+    let (local, _) = worker();
+    let log = Log::default();
+    let another = {
+        let log = Rc::clone(&log);
+        async move {
+            let third = Rc::clone(&log);
+            let third = async move { third.borrow_mut().push("third") };
+            drop(Executor::spawn_here(third, Location::caller().into()));
+            log.borrow_mut().push("another");
+        }
+    };
+    spawn(&local, await_another(&log, another));
+    settle(&local);
+    assert_eq!(*log.borrow(), ["another", "third", "awaited"]);
+}
+
+#[test]
+fn a_budget_may_end_between_a_task_and_who_awaits_it() {
+    // Who is polled at once is a poll like any other: not counted, it would let a turn go on for ever; not queued at the budget's end, it
+    // would be lost.
+    let (local, _) = worker();
+    let log = Log::default();
+    spawn(&local, await_another(&log, async {}));
+    let _entered = local.enter();
+    assert_eq!([local.run(1), local.run(1)], [1, 1]);
+    assert_eq!((log.borrow().len(), local.counters().ready), (0, 1));
+    assert_eq!((local.run(64), log.borrow().len()), (1, 1));
+    let queued = local.counters();
+    assert_eq!((queued.polls, queued.wakes_local, queued.spawned, queued.alive), (3, 1, 2, 0));
+    spawn(&local, await_another(&log, async {}));
+    assert_eq!(local.run(64), 3, "the one who waits, the other, and again the one who waits");
+    let handed = local.counters();
+    assert_eq!((handed.polls, handed.wakes_local, handed.spawned, handed.alive), (6, 2, 4, 0));
+}
+
+#[test]
+fn who_awaits_in_the_background_stays_there() {
+    // Polled at once by the turn's foreground half, a background task that awaits many others would have a share that nobody measures.
+    let (local, _) = worker();
+    let log = Log::default();
+    let waker = Rc::new(RefCell::new(None));
+    let another = {
+        let waker = Rc::clone(&waker);
+        let mut polls = 0;
+        poll_fn(move |cx| {
+            polls += 1;
+            waker.replace(Some(cx.waker().clone()));
+            if polls == 1 { Poll::Pending } else { Poll::Ready(()) }
+        })
+    };
+    let another = local.spawn(another, Label::from(Location::caller()).of_class(Class::Foreground));
+    let waits = {
+        let log = Rc::clone(&log);
+        async move {
+            another.await.expect("it does not panic");
+            log.borrow_mut().push("background");
+        }
+    };
+    local.spawn(waits, Label::from(Location::caller()).of_class(Class::Background));
+    let _entered = local.enter();
+    local.run(64);
+    assert!(local.run_background());
+    waker.take().map(Waker::wake).expect("it was polled");
+    assert_eq!((local.run(64), log.borrow().len()), (1, 0));
+    assert!(local.run_background());
+    assert_eq!(*log.borrow(), ["background"]);
+}
+
+#[test]
+fn closing_drops_tasks_that_were_never_polled() {
+    // Such a task is in no list: it is found in its queue, or never.
+    let (local, _) = worker();
+    let held = Rc::new(());
+    let handles = [Class::Foreground, Class::Background].map(|class| {
+        let held = Rc::clone(&held);
+        local.spawn(async move { drop(held) }, Label::from(Location::caller()).of_class(class))
+    });
+    let woken = {
+        let held = Rc::clone(&held);
+        spawn(&local, async move {
+            yield_once().await;
+            drop(held);
+        })
+    };
+    {
+        let _entered = local.enter();
+        // The first ends; the third is in the list by now, and ready.
+        assert_eq!(local.run(2), 2);
+    }
+    let late = {
+        let held = Rc::clone(&held);
+        spawn(&local, async move { drop(held) })
+    };
+    assert_eq!((Rc::strong_count(&held), local.counters().alive), (4, 3));
+    local.close();
+    assert_eq!((Rc::strong_count(&held), local.counters().alive, local.counters().ready), (1, 0, 0));
+    let ends = handles.into_iter().chain([woken, late]).map(|task| result(task).is_ok());
+    assert_eq!(ends.collect::<Vec<_>>(), [true, false, false, false]);
+    assert_eq!(local.counters().polls, 2, "what is dropped is not polled");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The two ways to be told of a task's progress: std's [`Waker`] and the I/O layer's counted waiter, both over a header.
 //!
-//! A `Waker`'s data pointer is the header's address; its vtable is one static for all tasks. While the owner polls a task it
-//! lends it a waker that is not counted, since the task list keeps the header meanwhile; cloning it counts one.
+//! A `Waker`'s data pointer is the header's address; its vtable is one static for all tasks. The waker that a task is polled with stands
+//! in its header and is not counted, since the owner keeps the header meanwhile; cloning it counts one.
 //!
 //! The waiter is the same pointer with another vtable, made by [`Waiter::of`](crate::io::driver::waiter::Waiter::of) when
-//! an operation is polled with that lent waker. It stays on the worker and is counted in a plain word.
+//! an operation is polled with that waker. It stays on the worker and is counted in a plain word.
 #![expect(
     unsafe_code,
     reason = "std's RawWaker and the waiter's vtable are hand-counted pointers by definition"
@@ -25,8 +25,8 @@ use super::state::{Header, Request};
 use crate::io::driver::waiter::RunningThere;
 use crate::io::driver::waiter::{TaskWaker, WaiterVTable, run_as, running};
 
-/// What a task is polled with: its own waker, not counted, since the task list or the runner keeps the header, and its waiter. Of a
-/// stealable task that has functions that no waker of the task's has: a waiter's count is the owner's, and it has none.
+/// What a task is polled with: its own waker, and how it is counted as a waiter. With a stealable task's waker that is never done, since
+/// that has other functions than a waiter asks for: the count would be the owner's, and such a task has none.
 pub(super) fn task_waker(task: NonNull<Header>, is_stealable: bool) -> TaskWaker {
     let data = task.as_ptr().cast_const().cast::<()>();
     // SAFETY: the vtable's functions expect the address of a live header, which is what `poll_as` is called with, and a reference, which

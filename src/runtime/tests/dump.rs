@@ -1,7 +1,7 @@
 //! What a worker says of itself where it can be held still: in the middle of a poll, and in a world whose kernel takes its time.
 
 use std::collections::BTreeSet;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Waker};
@@ -11,8 +11,8 @@ use crate::io::driver::{Op, OperationState, PlatformDriver};
 use crate::io::op::net::{Recv, kept_whole};
 use crate::runtime::context::Context;
 use crate::runtime::dump::TaskState;
-use crate::spawn;
-use crate::task::{self, yield_now};
+use crate::task::{self, Class, yield_now};
+use crate::{spawn, spawn_local};
 
 /// Tasks that wait behind a poll are what a dump is asked for. Who walks the list of those that have begun sees none of them; and one that
 /// was taken out to be looked at, and forgotten, would never run.
@@ -51,6 +51,29 @@ fn tasks_that_have_not_begun_are_shown_and_run_all_the_same() {
     assert_eq!(all.len(), dump.tasks.len(), "nobody is shown twice");
     assert!(begun.iter().all(|id| all.contains(id)), "nor is one left out that has begun");
     assert!(dump.to_string().contains("\"number 7\""), "{dump}");
+    crew.end();
+}
+
+/// A task is put into the list by its first poll. Until then a dump that looks there only would not show it: of a worker that is late, the
+/// very tasks that it is late for.
+#[test]
+fn tasks_that_wait_for_their_first_poll_are_shown() {
+    let mut crew = Crew::new(1, 1);
+    let (dump, ids) = crew.run(async {
+        let waits = spawn_local(pending::<()>());
+        yield_now().await;
+        let unpolled = [Class::Foreground, Class::Background, Class::Foreground]
+            .map(|class| task::Builder::new().class(class).spawn_local(async {}));
+        let dump = Context::current().dump();
+        (dump, [waits.id(), unpolled[0].id(), unpolled[2].id(), unpolled[1].id()])
+    });
+    let shown = dump.tasks.iter().map(|task| (task.id, task.state, task.age_polls));
+    let expected = [TaskState::Waiting, TaskState::Ready, TaskState::Ready, TaskState::Ready];
+    let expected = ids.into_iter().zip(expected).zip([1, 0, 0, 0]);
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        expected.map(|((id, state), age)| (id, state, age)).collect::<Vec<_>>()
+    );
     crew.end();
 }
 
