@@ -652,18 +652,12 @@ impl Executor {
         while ran < most {
             let Some(mut task) = queue.pop() else { break };
             // SAFETY: until `let_go` or `retire`, the owner's reference keeps it (it was ready), and this is its owner.
-            let owned = unsafe { task.as_ref().owned() };
-            if owned.life.get() == Life::Done {
-                // SAFETY: this took it out of the queue.
-                unsafe { self.skip(task) };
+            if unsafe { task.as_ref().owned() }.aborted.get() {
+                // SAFETY: this took it out of the queue, and is its owner.
+                ran += usize::from(unsafe { self.pass_over(task) });
                 continue;
             }
             ran += 1;
-            if owned.aborted.get() {
-                // SAFETY: this is the owner of an unfinished task.
-                unsafe { self.cancel_unpolled(task) };
-                continue;
-            }
             // SAFETY: the task is unfinished, this is its owner, and `busy` keeps polls from nesting.
             while let Some(next) = unsafe { self.poll(task, queue, ran < most) } {
                 task = next;
@@ -741,30 +735,25 @@ impl Executor {
         Some(waiting)
     }
 
-    /// Drops a task that was aborted.
+    /// Drops a task instead of polling it, if it has not ended. Whether it had not.
     ///
     /// # Safety
     ///
-    /// It is unfinished, and was taken out of a ready queue; this is its owner.
+    /// It was taken out of a ready queue just now, and this is its owner.
     #[cold]
     #[inline(never)]
-    unsafe fn cancel_unpolled(&self, task: NonNull<Header>) {
+    unsafe fn pass_over(&self, task: NonNull<Header>) -> bool {
         count_one(&self.counts.skipped);
-        // SAFETY: the caller's own promise.
-        unsafe { self.cancel(task) };
-    }
-
-    /// Lets go of a task that is Done.
-    ///
-    /// # Safety
-    ///
-    /// The caller has taken it out of a ready queue.
-    #[cold]
-    #[inline(never)]
-    unsafe fn skip(&self, task: NonNull<Header>) {
-        count_one(&self.counts.skipped);
-        // SAFETY: no longer ready, which can be the end of its use.
-        unsafe { let_go(task) };
+        // SAFETY: the caller's own promise: what made it ready keeps it until one of the two lets it go.
+        unsafe {
+            let is_unfinished = task.as_ref().owned().is_unfinished();
+            if is_unfinished {
+                self.cancel(task);
+            } else {
+                let_go(task);
+            }
+            is_unfinished
+        }
     }
 
     /// Whether a task is ready.
@@ -945,10 +934,10 @@ impl Executor {
     unsafe fn cancel_ready(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise: it is kept by what made it ready, until one of these lets it go.
         unsafe {
-            match task.as_ref().owned().life.get() {
-                Life::Done => self.skip(task),
-                Life::Unpolled => self.cancel_unpolled(task),
-                Life::Fresh | Life::Linked => count_one(&self.counts.skipped),
+            if task.as_ref().owned().life.get() == Life::Linked {
+                count_one(&self.counts.skipped);
+            } else {
+                let _ = self.pass_over(task);
             }
         }
     }
@@ -1051,6 +1040,10 @@ impl Executor {
             unsafe { self.unlink(owned) };
         }
         owned.life.set(Life::Done);
+        if owned.ready.get() {
+            // It is not polled when its turn comes.
+            owned.aborted.set(true);
+        }
         // SAFETY: no longer unfinished, which can be the end of its use.
         unsafe { let_go(task) };
     }

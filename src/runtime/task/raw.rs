@@ -79,6 +79,27 @@ union Contents<S, F: Future> {
     output: ManuallyDrop<Result<F::Output, Failure>>,
 }
 
+/// What makes a task's future on its owner.
+trait Start<F> {
+    /// Makes it.
+    fn start(self) -> F;
+}
+
+impl<F, S: FnOnce() -> F> Start<F> for S {
+    fn start(self) -> F {
+        self()
+    }
+}
+
+/// What makes the future of a task that was spawned with it: nothing does, so that no poll need look for it.
+enum Never {}
+
+impl<F> Start<F> for Never {
+    fn start(self) -> F {
+        match self {}
+    }
+}
+
 /// What there is of a task that is not complete. `S` is the closure that makes the future on the owner.
 enum Stage<S, F> {
     /// Not polled yet; from elsewhere.
@@ -100,17 +121,17 @@ pub(super) unsafe fn spawn_here<F: Future>(
     mailbox: &Arc<Mailbox>,
     label: Label,
 ) -> (NonNull<Header>, JoinHandle<F::Output>) {
-    let task = match cells.take(TaskCell::<fn() -> F, F, false>::LAYOUT) {
+    let task = match cells.take(TaskCell::<Never, F, false>::LAYOUT) {
         Some(task) => {
             // SAFETY: it was taken off the shelf of the owner, who runs here, by the caller's promise.
-            unsafe { Header::renew(task, TaskCell::<fn() -> F, F, false>::VTABLE, label) };
+            unsafe { Header::renew(task, TaskCell::<Never, F, false>::VTABLE, label) };
             task
         }
         // SAFETY: the caller's own promise.
-        None => unsafe { TaskCell::<fn() -> F, F, false>::first(mailbox, label) },
+        None => unsafe { TaskCell::<Never, F, false>::first(mailbox, label) },
     };
     // SAFETY: the memory is that of a cell of this type, and has a header.
-    unsafe { fill::<fn() -> F, F, false>(task, Stage::Future(future)) }
+    unsafe { fill::<Never, F, false>(task, Stage::Future(future)) }
 }
 
 /// Puts the stage behind a header, which makes it a cell. The caller gets the references that are not the handle's.
@@ -124,7 +145,7 @@ unsafe fn fill<S, F, const STEALABLE: bool>(
     stage: Stage<S, F>,
 ) -> (NonNull<Header>, JoinHandle<F::Output>)
 where
-    S: FnOnce() -> F,
+    S: Start<F>,
     F: Future,
 {
     let cell = task.cast::<TaskCell<S, F, STEALABLE>>();
@@ -140,7 +161,7 @@ where
 
 impl<S, F, const STEALABLE: bool> TaskCell<S, F, STEALABLE>
 where
-    S: FnOnce() -> F,
+    S: Start<F>,
     F: Future,
 {
     const LAYOUT: CellLayout = CellLayout::of::<Self>();
@@ -254,7 +275,7 @@ where
     #[inline(never)]
     fn begin(stage: &mut Stage<S, F>) {
         if let Stage::Start(start) = mem::replace(stage, Stage::Empty) {
-            *stage = Stage::Future(start());
+            *stage = Stage::Future(start.start());
         }
     }
 
@@ -553,7 +574,7 @@ impl TaskRef {
         F: Future + Send + 'static,
         F::Output: Send,
     {
-        TaskRef::new::<fn() -> F, F, true>(Stage::Future(future), Origin::Placed, None, label)
+        TaskRef::new::<Never, F, true>(Stage::Future(future), Origin::Placed, None, label)
     }
 
     fn new<S, F, const STEALABLE: bool>(
@@ -563,7 +584,7 @@ impl TaskRef {
         label: Label,
     ) -> (TaskRef, JoinHandle<F::Output>)
     where
-        S: FnOnce() -> F + 'static,
+        S: Start<F> + 'static,
         F: Future + 'static,
     {
         let task = TaskCell::<S, F, STEALABLE>::LAYOUT.allocate();

@@ -82,7 +82,7 @@ pub(super) struct Owned {
     pub(super) life: Cell<Life>,
     /// Whether the task is in the ready queue.
     pub(super) ready: Cell<bool>,
-    /// Whether the task is to be cancelled instead of polled.
+    /// Whether the task is to be cancelled instead of polled; or has ended while it was ready, and is not to be polled either.
     pub(super) aborted: Cell<bool>,
 }
 
