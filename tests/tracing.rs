@@ -2,8 +2,11 @@
 #![cfg(feature = "tracing")]
 
 use std::fmt::{Debug, Write as _};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tracing::field::{Field, Visit};
@@ -16,6 +19,8 @@ use veloq::task;
 #[derive(Default)]
 struct Notes {
     spans: AtomicU64,
+    /// The span of the last task that was called "unlucky": it panics when it is left.
+    unlucky: AtomicU64,
     lines: Mutex<Vec<String>>,
 }
 
@@ -55,6 +60,9 @@ impl Subscriber for Shared {
         let id = self.0.spans.fetch_add(1, Ordering::Relaxed) + 1;
         let mut fields = Fields(String::new());
         span.record(&mut fields);
+        if fields.0.contains("name=\"unlucky\"") {
+            self.0.unlucky.store(id, Ordering::Relaxed);
+        }
         self.0.note(format!("span {id} {}{}", span.metadata().name(), fields.0));
         Id::from_u64(id)
     }
@@ -75,6 +83,9 @@ impl Subscriber for Shared {
 
     fn exit(&self, span: &Id) {
         self.0.note(format!("exit {}", span.into_u64()));
+        if span.into_u64() == self.0.unlucky.load(Ordering::Relaxed) && !std::thread::panicking() {
+            std::panic::resume_unwind(Box::new("a subscriber of the program's"));
+        }
     }
 
     fn try_close(&self, span: Id) -> bool {
@@ -102,6 +113,43 @@ fn a_task_is_a_span_that_is_entered_for_each_poll() {
     let id = start.split(' ').nth(1).expect("the span's number");
     let of = |what: &str| lines.iter().filter(|line| **line == format!("{what} {id}")).count();
     assert_eq!((of("enter"), of("exit"), of("close")), (2, 2, 1), "two polls, one end");
+}
+
+/// Is ready at once, and frees its box when it is dropped.
+struct Ready<T> {
+    _held: Box<u64>,
+    output: fn() -> T,
+}
+
+impl<T> Future for Ready<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<T> {
+        Poll::Ready((self.output)())
+    }
+}
+
+// The output stands where the future was. A subscriber's panic, as the span is left behind the task's last poll, comes when it is there
+// already: taken for the future's own, it would have the output dropped as a future.
+#[test]
+fn a_subscriber_that_panics_as_a_task_ends_leaves_its_output_alone() {
+    thread_local! {
+        static HELD: Rc<()> = Rc::new(());
+    }
+    fn run<T: 'static>(output: fn() -> T) -> T {
+        notes();
+        let future = Ready { _held: Box::new(7), output };
+        let runtime = Builder::new().workers(1).pin(false).build().expect("a runtime");
+        runtime.block_on(async {
+            let task = task::Builder::new().name("unlucky").spawn_local(future);
+            task.await.expect("the task does not panic")
+        })
+    }
+    let held = run(|| (HELD.with(Rc::clone), [7; 8]));
+    assert_eq!((HELD.with(Rc::strong_count), held.1), (2, [7; 8]));
+    drop(held);
+    assert_eq!(HELD.with(Rc::strong_count), 1, "it is dropped once");
+    assert_eq!(run(|| [true; 128]), [true; 128]);
 }
 
 // A report that only a hook gets is not in the log, where it will be looked for.

@@ -135,9 +135,11 @@ fn put(task: *mut TaskWaker) {
 pub(crate) struct Outer(*mut TaskWaker);
 
 impl Outer {
-    /// Whoever is being polled now.
-    pub(crate) fn now() -> Outer {
-        Outer(RUNNING.with(|running| running.load(Relaxed)))
+    /// Sets aside whoever is being polled now: until it runs again, and no other does, nobody is.
+    pub(crate) fn set_aside() -> Outer {
+        let outer = Outer(RUNNING.with(|running| running.load(Relaxed)));
+        put(ptr::null_mut());
+        outer
     }
 }
 

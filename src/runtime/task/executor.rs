@@ -23,7 +23,7 @@
 //!
 //! - *This is the owner*: the task was adopted by this executor (it is in its list or queue, or names its mailbox). An executor has
 //!   claimed its mailbox, which only one ever does, and is `!Send`. So as long as the task is there, no other thread touches its
-//!   [`Owned`] words, nor, until it is complete, its stage.
+//!   [`Owned`] words, nor, until it is complete, its contents.
 //! - *The owner's reference keeps it*: a task that is unfinished, ready or waited for has not been let go ([`let_go`]), so the count that
 //!   the owner got when it adopted the task has not been given back.
 #![expect(unsafe_code, reason = "intrusive lists over headers that the owner's reference keeps")]
@@ -249,7 +249,7 @@ impl Executor {
     ///
     /// # Safety
     ///
-    /// Nobody refers to `task` any more, and its stage is empty.
+    /// Nobody refers to `task` any more, and neither a stage nor an output is left in it.
     #[inline(never)]
     pub(super) unsafe fn clear_away(task: NonNull<Header>) {
         // SAFETY: it is there until one of the two below takes it, by the caller's own promise; its header is at rest when it is kept.
@@ -273,13 +273,8 @@ impl Executor {
     unsafe fn clear_away_slowly(task: NonNull<Header>) {
         // SAFETY: as above. No reference to the header is left when its memory goes.
         unsafe {
-            let kept = match Executor::owner_of(task.as_ref()) {
-                Some(local) => {
-                    Header::rest(task);
-                    local.cells.keep(task)
-                }
-                None => false,
-            };
+            Header::rest(task);
+            let kept = Executor::owner_of(task.as_ref()).is_some_and(|local| local.cells.keep(task));
             if !kept {
                 task.as_ref().vtable.layout.clear(task);
             }
@@ -563,7 +558,7 @@ impl Executor {
     fn set_busy(&self) -> Busy<'_> {
         assert!(!self.busy.replace(true), "a task cannot run the tasks of its own worker");
         debug_assert!(ptr::eq(Current::get().executor, self), "a worker is entered when it runs its tasks");
-        Busy { executor: self, _outer: Outer::now() }
+        Busy { executor: self, _outer: Outer::set_aside() }
     }
 
     /// Polls the oldest task of the stealable queue, drops it if it was aborted, or adopts it if it is a pinned one that is to
@@ -722,7 +717,7 @@ impl Executor {
         let is_next = header.belongs_to(&raw const *self.mailbox)
             && may_go_on
             && queue.is_empty()
-            && header.class() == self.class.get();
+            && ptr::eq(self.queue_of(header), queue);
         // SAFETY: this is the owner, if it is so.
         if !is_next || !unsafe { header.owned() }.is_idle() {
             // SAFETY: the caller's own promise.
@@ -1022,7 +1017,7 @@ impl Executor {
     unsafe fn cancel(&self, task: NonNull<Header>) {
         // SAFETY: the caller's own promise; an unfinished task is not complete, and its stage is the owner's.
         unsafe { raw::cancel(task) };
-        // SAFETY: it is unfinished (nothing but this and `run_pinned` retires a pinned task, and they do not nest on one task).
+        // SAFETY: it is unfinished (nothing but this and `poll` retires a pinned task, and they do not nest on one task).
         unsafe { self.retire(task) };
     }
 
@@ -1112,7 +1107,7 @@ impl Drop for AbortOnUnwind {
 ///
 /// # Safety
 ///
-/// On the task's owner, right after a change that can have ended its use: it left the list, it left the ready
+/// On the task's owner, right after a change that can have ended its use: it ended, it left the ready
 /// queue, or a waiter went. So the reference has not been given back before.
 pub(super) unsafe fn let_go(task: NonNull<Header>) {
     // SAFETY: until it is given back, the owner's reference keeps the task.

@@ -48,7 +48,7 @@
 //!
 //! A task from another thread is *Fresh*: a closure that is `Send`, not yet a future. It arrives by the remote list,
 //! as a [`TaskRef`] in a message, or through a stealable queue (then its owner is whoever adopts it, and only from then on has it
-//! a mailbox), is adopted (linked, made ready), and the closure is called at the first poll. Until
+//! a mailbox), is adopted (made ready), and the closure is called at the first poll. Until
 //! then it can be dropped on any thread.
 //!
 //! # Who keeps the memory

@@ -3,7 +3,7 @@
 //! Everyone but this file knows a task as a pointer to its [`Header`]; what depends on the future's type goes through the
 //! header's [`VTable`]. A [`Counted`] is one of the counted references.
 //!
-//! The stage is touched by one party at a time, as the text of [`super`] lays down: before adoption whoever holds the
+//! The contents are touched by one party at a time, as the text of [`super`] lays down: before adoption whoever holds the
 //! [`TaskRef`], then the owner until completion, then the `JoinHandle` if there is one. The vtable's functions say which of
 //! them may call.
 #![expect(
@@ -72,7 +72,7 @@ struct TaskCell<S, F: Future, const STEALABLE: bool> {
 /// What a cell holds behind its header: the stage until the task is complete, then the output, if nobody has taken or dropped it. Which of
 /// the two, and whose it is, nobody needs to look up here: the protocol says it.
 ///
-/// Each access is shown to loom by the header's [`contents`](Header::contents).
+/// Each access but the first, which makes the cell, is shown to loom by the header's [`contents`](Header::contents).
 #[repr(C)]
 union Contents<S, F: Future> {
     stage: ManuallyDrop<Stage<S, F>>,
@@ -205,7 +205,7 @@ where
             Ok(Poll::Ready(())) => {}
             Err(payload) => cell.fail(Failure::Panicked(payload)),
         }
-        // SAFETY: the stage is the owner's or the runner's, who calls, until the task is complete; it holds the output.
+        // SAFETY: the contents are the owner's or the runner's, who calls, until the task is complete; they are the output.
         let waker = unsafe { Self::complete(task) };
         // The one who waits is mostly another task of this worker's, which the executor can go on with at once.
         Polled::Complete(match waker.map(waker::into_pinned) {
@@ -224,14 +224,14 @@ where
     unsafe fn cancel(task: NonNull<Header>, unsent_to: Option<WorkerId>) {
         // SAFETY: whoever has the stage has a reference.
         unsafe { task.cast::<Self>().as_ref() }.fail(Failure::Cancelled { unsent_to });
-        // SAFETY: the stage is the caller's, and holds the output.
+        // SAFETY: the contents are the caller's, and are the output.
         if let Some(waker) = unsafe { Self::complete(task) } {
             wake_quietly(waker);
         }
     }
 
     /// Polls the future, and puts its output into its place when it ends: here, where the output is at hand, since on its way
-    /// out of [`catch`] it would pass through memory twice.
+    /// out of [`catch`] it would pass through memory twice. From there on nothing unwinds: what would be dropped as the future is none.
     ///
     /// The caller has the stage. (Not an `unsafe fn`, here and below, because only the functions above can call it and each says so.)
     #[inline]
@@ -403,7 +403,7 @@ pub(super) unsafe fn take_output<T>(task: NonNull<Header>) -> Result<T, Failure>
 pub(in crate::runtime) struct Counted(NonNull<Header>);
 
 // SAFETY: through a `Counted` one reaches the header only. Its shared words are atomics; its plain words are behind
-// `Header::owned`, whose caller vouches for the thread; the join slot and the stage are behind functions whose callers
+// `Header::owned`, whose caller vouches for the thread; the join slot and the contents are behind functions whose callers
 // vouch for their turn. The count is atomic, and freeing runs no destructor but those of the mailbox's and the name's
 // `Arc`, of a span and of a waker, which are all `Send`.
 unsafe impl Send for Counted {}
@@ -527,7 +527,7 @@ pub(super) unsafe fn give_up(task: NonNull<Header>, count: usize) {
     // If no others are left nobody can make any: no read-modify-write is needed. Acquire, here and below,
     // pairs with the Release of every other holder's subtraction: whatever they did to the cell happened before it is freed.
     if references.load(Acquire) == count || references.fetch_sub(count, AcqRel) == count {
-        // SAFETY: those were the last references. The stage is empty by now (module docs of `task`).
+        // SAFETY: those were the last references. Neither a stage nor an output is left by now (module docs of `task`).
         unsafe { Executor::clear_away(task) };
     }
 }

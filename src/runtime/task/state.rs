@@ -165,7 +165,7 @@ impl Header {
     ///
     /// # Safety
     ///
-    /// The caller is the task's owner; nobody else refers to it, and its stage is empty.
+    /// Nobody refers to the task any more, and neither a stage nor an output is left in it.
     pub(super) unsafe fn rest(mut task: NonNull<Header>) {
         // SAFETY: the caller's own promise.
         let header = unsafe { task.as_mut() };
@@ -335,7 +335,7 @@ impl Owned {
 /// Who made a task.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    /// Its owner, which links it at once.
+    /// Its owner, which makes it ready at once.
     Here,
     /// Perhaps another thread; the owner has yet to adopt it.
     Elsewhere,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
-use super::{Class, Executor, JoinError, JoinHandle, Label, TaskRef};
+use super::{Class, Executor, JoinError, JoinHandle, Label, TaskId, TaskRef, id};
 use crate::io::driver::waiter::{Waiter, waker_that_meddles};
 use crate::runtime::mesh::mailbox::Mailbox;
 use crate::runtime::spawner::Spawner;
@@ -783,6 +783,88 @@ fn a_waker_that_panics_as_it_is_dropped_with_a_task_ends_no_turn() {
     settle(&local);
     assert!(result(after).is_ok());
     assert_eq!(local.counters().ready, 0);
+}
+
+#[test]
+fn a_waker_that_panics_as_it_is_dropped_with_another_workers_task_ends_no_turn() {
+    // The end of a task can give up the last reference to one of another worker, whose header is freed here: in the middle of a turn,
+    // which a panic of what is left in it would end, and the worker with it.
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Panics>) {}
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic_any("a waker of the program's");
+        }
+    }
+    let ((one, _), (two, _)) = (worker(), worker());
+    let gate = Rc::new(Cell::new(false));
+    let ends = spawn(&one, {
+        let gate = Rc::clone(&gate);
+        async move {
+            while !gate.get() {
+                yield_once().await;
+            }
+        }
+    });
+    let ends = Rc::new(RefCell::new(ends));
+    let mut waits = spawn(&two, {
+        let ends = Rc::clone(&ends);
+        poll_fn(move |cx| Pin::new(&mut *ends.borrow_mut()).poll(cx).map(drop))
+    });
+    for local in [&one, &two] {
+        let _entered = local.enter();
+        local.run(1);
+    }
+    // A waker is left in the slot of the one that waits, which is then aborted: all that refers to it is its waker, where it waits.
+    let left = Waker::from(Arc::new(Panics));
+    assert!(Pin::new(&mut waits).poll(&mut Context::from_waker(&left)).is_pending());
+    let panicking = waker_that_meddles(|| panic_any("a clone of the program's"));
+    let poll = || Pin::new(&mut waits).poll(&mut Context::from_waker(&panicking)).is_ready();
+    catch_unwind(AssertUnwindSafe(poll)).expect_err("the clone panics");
+    drop(left);
+    waits.abort();
+    settle(&two);
+    assert!(result(waits).is_err());
+    gate.set(true);
+    settle(&one);
+    assert!(ends.borrow().is_finished());
+}
+
+#[test]
+fn nobody_runs_between_the_polls_of_a_worker_that_a_task_drives() {
+    // What is dropped there is neither the task's that drives, nor that of the one polled before.
+    struct Says(Rc<RefCell<Vec<Option<TaskId>>>>);
+    impl Drop for Says {
+        fn drop(&mut self) {
+            self.0.borrow_mut().push(id());
+        }
+    }
+    let ((one, _), (two, _)) = (worker(), worker());
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let outer = spawn(&one, {
+        let log = Rc::clone(&log);
+        async move {
+            let _entered = two.enter();
+            let tasks = [(); 3].map(|()| {
+                let says = Says(Rc::clone(&log));
+                spawn(&two, async move { drop(says) })
+            });
+            tasks[0].abort();
+            tasks[2].abort();
+            two.run(64);
+            let second = tasks[1].id();
+            log.borrow_mut().extend([id(), Some(second)]);
+        }
+    });
+    let first = outer.id();
+    settle(&one);
+    let [before, inside, after, outer, second] = log.take()[..] else {
+        panic!("three drops, and two at the end")
+    };
+    assert_eq!([before, after], [None, None]);
+    assert_eq!((inside, outer), (second, Some(first)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The two ways to be told of a task's progress: std's [`Waker`] and the I/O layer's counted waiter, both over a header.
 //!
-//! A `Waker`'s data pointer is the header's address; its vtable is one static for all tasks. The waker that a task is polled with stands
+//! A `Waker`'s data pointer is the header's address; its vtable is one static for all pinned tasks, or
+//! another for all stealable ones. The waker that a task is polled with stands
 //! in its header and is not counted, since the owner keeps the header meanwhile; cloning it counts one.
 //!
 //! The waiter is the same pointer with another vtable, made by [`Waiter::of`](crate::io::driver::waiter::Waiter::of) when
@@ -19,6 +20,8 @@ use super::TaskId;
 use super::executor::{self, Executor};
 #[cfg(not(loom))]
 use super::label::Label;
+#[cfg(feature = "tracing")]
+use super::raw::drop_quietly;
 use super::raw::{Counted, TaskRef};
 use super::state::{Header, Request};
 #[cfg(not(loom))]
@@ -45,10 +48,15 @@ pub(super) unsafe fn poll_as<R>(task: NonNull<Header>, poll: impl FnOnce(&mut Co
     // SAFETY: the header is live until `poll` returns.
     let header = unsafe { task.as_ref() };
     #[cfg(feature = "tracing")]
-    let _entered = header.span.enter();
+    let entered = header.span.enter();
     // SAFETY: the header is live until `poll` returns; the waiter's functions are sound on its owner, which this thread
     // is if they are called, and waiters are `!Send`.
-    unsafe { run_as(&header.task_waker, poll) }
+    let polled = unsafe { run_as(&header.task_waker, poll) };
+    // A subscriber is foreign code. By now the output may be in the place of the stage: nothing may unwind that would have the stage
+    // dropped.
+    #[cfg(feature = "tracing")]
+    drop_quietly(entered);
+    polled
 }
 
 /// The number of the task that runs here. `None` outside of a task's poll.
