@@ -190,6 +190,8 @@ mod waker;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
+mod random_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 #[cfg(not(loom))]
