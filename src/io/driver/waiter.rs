@@ -40,11 +40,11 @@ pub(crate) struct WaiterVTable {
 
 /// An uncounted name of a task: the data pointer of its waker, and how to count and wake it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RawWaiter {
+struct RawWaiter {
     /// Equal to `Waker::data` of the task's own waker.
-    pub(crate) data: *const (),
+    data: *const (),
     /// The runtime's functions for `data`.
-    pub(crate) vtable: &'static WaiterVTable,
+    vtable: &'static WaiterVTable,
 }
 
 impl RawWaiter {

@@ -724,6 +724,8 @@ impl Executor {
             unsafe { waker::wake_and_drop(waiting) };
             return None;
         }
+        // SAFETY: this is the owner.
+        debug_assert!(!unsafe { header.owned() }.aborted.get(), "who is aborted is made ready");
         count_one(&self.counts.handed);
         // SAFETY: this is the owner, which has a reference of its own: the task is unfinished.
         unsafe { Counted::from_raw(waiting).take_back() };
