@@ -88,6 +88,20 @@ impl Drop for Bomb {
     }
 }
 
+/// A waker that panics when it is dropped, woken or not.
+struct WakerBomb;
+impl Wake for WakerBomb {
+    // Its drop does something, so that it is not std's that does nothing, as a lint would have it.
+    fn wake(self: Arc<Self>) {
+        drop(self);
+    }
+}
+impl Drop for WakerBomb {
+    fn drop(&mut self) {
+        panic!("a waker of the program's");
+    }
+}
+
 #[test]
 fn five_thousand_tasks_made_ready_at_once_all_run() {
     // An intrusive queue that loses its tail, or a flag that is cleared too late, loses tasks when many are queued.
@@ -752,18 +766,6 @@ fn a_join_waker_whose_clone_panics_costs_the_one_before_it_nothing() {
 
 #[test]
 fn a_waker_that_panics_as_it_is_dropped_with_a_task_ends_no_turn() {
-    struct Panics;
-    impl Wake for Panics {
-        // Its drop does something, so that it is not std's that does nothing, as a lint would have it.
-        fn wake(self: Arc<Self>) {
-            drop(self);
-        }
-    }
-    impl Drop for Panics {
-        fn drop(&mut self) {
-            panic!("a waker of the program's");
-        }
-    }
     let (local, _) = worker();
     // Ready in the poll in which it wakes itself: done, and still in the queue, where its owner's reference is the last.
     let mut handle = spawn(
@@ -773,7 +775,7 @@ fn a_waker_that_panics_as_it_is_dropped_with_a_task_ends_no_turn() {
             Poll::Ready(())
         }),
     );
-    let left = Waker::from(Arc::new(Panics));
+    let left = Waker::from(Arc::new(WakerBomb));
     assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&left)).is_pending());
     let panicking = waker_that_meddles(|| panic!("a clone of the program's"));
     let poll = || Pin::new(&mut handle).poll(&mut Context::from_waker(&panicking)).is_ready();
@@ -789,15 +791,6 @@ fn a_waker_that_panics_as_it_is_dropped_with_a_task_ends_no_turn() {
 fn a_waker_that_panics_as_it_is_dropped_with_another_workers_task_ends_no_turn() {
     // The end of a task can give up the last reference to one of another worker, whose header is freed here: in the middle of a turn,
     // which a panic of what is left in it would end, and the worker with it.
-    struct Panics;
-    impl Wake for Panics {
-        fn wake(self: Arc<Panics>) {}
-    }
-    impl Drop for Panics {
-        fn drop(&mut self) {
-            panic_any("a waker of the program's");
-        }
-    }
     let ((one, _), (two, _)) = (worker(), worker());
     let gate = Rc::new(Cell::new(false));
     let ends = spawn(&one, {
@@ -818,7 +811,7 @@ fn a_waker_that_panics_as_it_is_dropped_with_another_workers_task_ends_no_turn()
         local.run(1);
     }
     // A waker is left in the slot of the one that waits, which is then aborted: all that refers to it is its waker, where it waits.
-    let left = Waker::from(Arc::new(Panics));
+    let left = Waker::from(Arc::new(WakerBomb));
     assert!(Pin::new(&mut waits).poll(&mut Context::from_waker(&left)).is_pending());
     let panicking = waker_that_meddles(|| panic_any("a clone of the program's"));
     let poll = || Pin::new(&mut waits).poll(&mut Context::from_waker(&panicking)).is_ready();
