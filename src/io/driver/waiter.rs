@@ -94,17 +94,19 @@ thread_local! {
 fn now_running() -> Option<RawWaiter> {
     // Relaxed, here and below: it is this thread's own.
     let running = RUNNING.with(|running| running.load(Relaxed));
-    // SAFETY: who called `run_as` keeps what is there before, and until after, its address is.
+    // SAFETY: who called `run_as` lent it what is there for the length of the call, which takes the address away before it returns; an
+    // `Outer` puts an address back only inside the call that it is of.
     unsafe { running.as_ref() }.map(TaskWaker::raw)
 }
 
-/// Polls (in `poll`) the task that `task` stands for, so that operations in it can wait as that task.
+/// Polls (in `poll`) the task that `task` stands for, so that operations in it can wait as that task. Afterwards nobody is polled: an
+/// [`Outer`] puts back who was before.
 ///
 /// # Safety
 ///
 /// Until `poll` returns, `task` must stand for a live task of the worker that runs on this thread, and the functions of
 /// its vtable must be sound to call on it from this thread. References retained meanwhile are given back on the same
-/// worker. On this thread there is an [`Outer`].
+/// worker.
 #[inline]
 pub(crate) unsafe fn run_as<R>(task: &TaskWaker, poll: impl FnOnce(&mut Context<'_>) -> R) -> R {
     /// Ends it even if `poll` unwinds.

@@ -95,7 +95,7 @@ impl Cells {
     /// What is in it is a header at rest that was this worker's, and nothing else; nobody uses it any more, or will, if this says yes.
     #[inline]
     pub(super) unsafe fn keep(&self, place: NonNull<Header>) -> bool {
-        // SAFETY: the caller's own promise.
+        // SAFETY: a header at rest, which is nobody else's until it is taken from its shelf.
         let header = unsafe { place.as_ref() };
         let layout = &header.vtable.layout;
         let kept_bytes = self.kept_bytes.get() + layout.layout.size();

@@ -271,7 +271,8 @@ impl Executor {
     /// As [`clear_away`](Executor::clear_away).
     #[inline(never)]
     unsafe fn clear_away_slowly(task: NonNull<Header>) {
-        // SAFETY: as above. No reference to the header is left when its memory goes.
+        // SAFETY: nobody refers to it, by the caller's own promise, so what it still holds is nobody's to look at. It is there until it is
+        // kept or cleared, after which nothing here names it.
         unsafe {
             Header::rest(task);
             let kept = Executor::owner_of(task.as_ref()).is_some_and(|local| local.cells.keep(task));
@@ -718,13 +719,13 @@ impl Executor {
             && may_go_on
             && queue.is_empty()
             && ptr::eq(self.queue_of(header), queue);
-        // SAFETY: this is the owner, if it is so.
+        // SAFETY: looked at only if it is next, and then this is its owner; the reference keeps it.
         if !is_next || !unsafe { header.owned() }.is_idle() {
             // SAFETY: the caller's own promise.
             unsafe { waker::wake_and_drop(waiting) };
             return None;
         }
-        // SAFETY: this is the owner.
+        // SAFETY: it is next, so this is its owner.
         debug_assert!(!unsafe { header.owned() }.aborted.get(), "who is aborted is made ready");
         count_one(&self.counts.handed);
         // SAFETY: this is the owner, which has a reference of its own: the task is unfinished.

@@ -330,8 +330,7 @@ where
         }
         // SAFETY: `complete` handed the slot to us.
         let waker = cell.header.join_waker.with_mut(|slot| unsafe { (*slot).take() });
-        debug_assert!(waker.is_some(), "WAKER is on only while the slot is full");
-        waker
+        Some(waker.expect("WAKER is on only while the slot is full"))
     }
 
     /// Drops the output of a detached task: what that does concerns nobody else. The caller has the output.
@@ -692,7 +691,7 @@ pub(super) fn catch<R>(user: impl FnOnce() -> R) -> Result<R, Payload> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(user))
 }
 
-/// Wakes by foreign code.
+/// Wakes somebody whose waker is foreign code: a panic of it ends here.
 #[inline(never)]
 fn wake_quietly(waker: Waker) {
     if let Err(payload) = catch(|| waker.wake()) {

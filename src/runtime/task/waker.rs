@@ -1,8 +1,8 @@
 //! The two ways to be told of a task's progress: std's [`Waker`] and the I/O layer's counted waiter, both over a header.
 //!
-//! A `Waker`'s data pointer is the header's address; its vtable is one static for all pinned tasks, or
-//! another for all stealable ones. The waker that a task is polled with stands
-//! in its header and is not counted, since the owner keeps the header meanwhile; cloning it counts one.
+//! A `Waker`'s data pointer is the header's address; its vtable is one static for all pinned tasks, or another for all stealable ones. The
+//! waker that a task is polled with stands in its header and is not counted, since the owner or the runner keeps the header meanwhile;
+//! cloning it counts one.
 //!
 //! The waiter is the same pointer with another vtable, made by [`Waiter::of`](crate::io::driver::waiter::Waiter::of) when
 //! an operation is polled with that waker. It stays on the worker and is counted in a plain word.
